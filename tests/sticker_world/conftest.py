@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from paths import use_host
+
+use_host()
