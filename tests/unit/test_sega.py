@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from semantic_guidance.guidance import sega
 from semantic_guidance.guidance.sega import Edit, Momentum, channel_quantile, edit_term, needed, sega_step
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from semantic_guidance.guidance.smoothing import smooth
 
 TAPS = torch.tensor([0.21194156, 0.57611688, 0.21194156], dtype=torch.float64)
