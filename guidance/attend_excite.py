@@ -2,8 +2,8 @@
 
 Chefer et al., "Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion Models",
 SIGGRAPH 2023, https://arxiv.org/abs/2301.13826. Softmax of 100 times the attention, the blur, step sizes and
-refinement follow the authors' code. The paper moves a variance-preserving latent z; samplers of the k-diffusion
-kind hold x = z sqrt(1 + sigma^2).
+refinement follow the authors' code. The paper moves a variance-preserving latent z; k-diffusion samplers hold
+x = z sqrt(1 + sigma^2).
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def latent_move(
 
     z - alpha dL/dz is x - alpha (1 + sigma^2) dL/dx. A step size of 20 was chosen for latents of 4x64x64; the
     limit keeps others from being thrown off their noise level. The losses that the authors printed fall by at
-    most 0.88 from one step to the next, to first order a move of 3 % of the norm.
+    most 0.88 from one step to the next, which to first order takes a move of 3 % of the norm.
     """
     move = -alpha * (1 + sigma**2) * gradient
     norm, length = x.flatten(1).norm(dim=1), move.flatten(1).norm(dim=1)
