@@ -1,0 +1,187 @@
+"""Token maps of every prompt of a run, gathered from all the model calls of one evaluation."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..guidance.scfg import Completion, complete, foreground_pair, normalise, to_grid
+from .attention import SelfAttention, fold_repeats
+from .conds import text_length
+from .families import CLIP_CHUNK, Layer
+from .observe import Observation, visible_layers, watch
+
+if TYPE_CHECKING:
+    from comfy.samplers import CFGGuider
+
+log = logging.getLogger(__name__)
+
+
+class Wanted(NamedTuple):
+    """What to gather for one cond."""
+
+    tokens: bool
+    foreground: bool
+    length: int  # text tokens
+
+
+class Maps(NamedTuple):
+    """Means over layers for one cond. tokens: [B, N, h, w] or None. foreground: [B, 2, h, w] or None."""
+
+    tokens: Tensor | None
+    foreground: Tensor | None
+
+
+class _Part:
+    """The sums of one cond over the layers of one model call, for some images of the batch."""
+
+    def __init__(self) -> None:
+        self.tokens: Tensor | None = None
+        self.foreground: Tensor | None = None
+        self.layers = 0
+
+    def add(self, tokens: Tensor | None, pair: Tensor | None) -> None:
+        self.tokens = tokens if self.tokens is None or tokens is None else self.tokens + tokens
+        self.foreground = pair if self.foreground is None or pair is None else self.foreground + pair
+        self.layers += 1
+
+
+class Capture:
+    """Gathers maps during an evaluation. `scale`: how many times coarser than the latent the maps are."""
+
+    def __init__(self, node: str, layers: list[Layer], scale: int, completion: Completion):
+        self._node = node
+        self._layers = layers
+        self._scale = scale
+        self._completion: Completion = completion
+        self._unreadable: set[Layer] = set()
+        self.begin({}, 0)
+
+    def begin(self, wanted: dict[Any, Wanted], batch: int) -> None:
+        """Forget the last evaluation and gather for the conds with these uuids, for a batch of `batch` images."""
+        self._wanted = wanted
+        self._batch = batch
+        self._parts: dict[Any, dict[tuple[int, ...], _Part]] = {}
+        self._closed: set[tuple[Any, tuple[int, ...]]] = set()
+
+    def watch_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> dict[str, Any]:
+        """Options for one model call, in which the conds that are wanted and not yet gathered are watched."""
+        uuids = transformer_options["uuids"]
+        images = _images(x, transformer_options, self._batch)
+        open_chunks = [
+            (chunk, uuid) for chunk, uuid in enumerate(uuids)
+            if uuid in self._wanted and (uuid, images) not in self._closed
+        ]
+        if not open_chunks:
+            return transformer_options
+        layers = visible_layers(transformer_options, self._layers)
+        self._note_unreadable(set(self._layers) - set(layers))
+        grid = tuple(-(-size // self._scale) for size in x.shape[-2:])
+
+        def observer(observation: Observation) -> None:
+            if not _is_readable(observation, len(uuids) * len(images), [self._wanted[u].length for _, u in open_chunks]):
+                self._note_unreadable({observation.layer})
+                return
+            for chunk, uuid in open_chunks:
+                rows = slice(chunk * len(images), (chunk + 1) * len(images))
+                tokens, pair = self._layer_maps(observation, rows, self._wanted[uuid], grid)
+                self._parts.setdefault(uuid, {}).setdefault(images, _Part()).add(tokens, pair)
+
+        return watch(transformer_options, layers, observer)
+
+    def end_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> None:
+        """Later calls in this evaluation for the same conds and images are other nodes' extra passes."""
+        images = _images(x, transformer_options, self._batch)
+        self._closed |= {(uuid, images) for uuid in transformer_options["uuids"]}
+
+    def maps(self, uuid: Any) -> Maps:
+        """What was gathered for one cond that the model was called for. ValueError where no layer could be read."""
+        parts = self._parts.get(uuid)
+        if not parts:
+            blocks = ", ".join(f"{name} {number}" for (name, number), _, _ in self._layers)
+            raise ValueError(
+                f"{self._node}: another node replaces every attention layer that this node reads ({blocks}). Remove "
+                "that node, limit it to fewer blocks, or choose another map_scale."
+            )
+        if set(parts) == {tuple(range(self._batch))}:
+            (part,) = parts.values()
+            return Maps(*(None if sums is None else sums / part.layers for sums in (part.tokens, part.foreground)))
+        return Maps(self._over_windows(parts, "tokens"), self._over_windows(parts, "foreground"))
+
+    def _over_windows(self, parts: dict[tuple[int, ...], _Part], name: str) -> Tensor | None:
+        first = getattr(next(iter(parts.values())), name)
+        if first is None:
+            return None
+        total = first.new_zeros((self._batch, *first.shape[1:]))
+        windows = first.new_zeros((self._batch, 1, 1, 1))
+        for images, part in parts.items():
+            rows = torch.tensor(images, device=first.device)
+            total[rows] += getattr(part, name) / part.layers
+            windows[rows] += 1
+        return total / windows.clamp_min(1)
+
+    def _layer_maps(
+        self, seen: Observation, rows: slice, wanted: Wanted, grid: tuple[int, int]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        cross = fold_repeats(seen.cross_attention.select(rows).probabilities(), wanted.length)  # [B, P, N]
+        starts = slice(0, None, CLIP_CHUNK) if wanted.length % CLIP_CHUNK == 0 else slice(0, 1)
+        if not wanted.tokens:
+            cross = cross[..., starts].sum(dim=-1, keepdim=True)  # rows sum to 1, so the start tells the rest
+            starts = slice(0, 1)
+        self_attention = SelfAttention(seen.self_attention.select(rows))
+        maps = to_grid(complete(self_attention, cross, self._completion), seen.grid, grid)
+        pair = None
+        if wanted.foreground:
+            start = maps[:, starts].sum(dim=1, keepdim=True)
+            pair = foreground_pair(start, 1 - start)
+        return (normalise(maps) if wanted.tokens else None), pair
+
+    def _note_unreadable(self, layers: set[Layer]) -> None:
+        for (name, number), _, _ in sorted(layers - self._unreadable):
+            log.warning("%s: another node changes the attention of block %s %d; using the others.",
+                        self._node, name, number)
+        self._unreadable |= layers
+
+
+def wanted_conds(guider: CFGGuider, foreground: bool) -> dict[Any, Wanted]:
+    """Token maps for every cond but the negative, the foreground for every cond but the positive.
+
+    Guiders with more prompts than these two decide at each step which of them they compare, so both are gathered.
+    """
+    wanted = {}
+    for name, conds in guider.conds.items():
+        for cond in conds:
+            length = text_length(cond)
+            item = Wanted(name != "negative", foreground and name != "positive", length or 0)
+            if length is not None and (item.tokens or item.foreground):
+                wanted[cond["uuid"]] = item
+    return wanted
+
+
+def _images(x: Tensor, transformer_options: dict[str, Any], batch: int) -> tuple[int, ...]:
+    """The images of the batch that are in each chunk of this call: all of them, or those of a context window."""
+    per_chunk = x.shape[0] // len(transformer_options["uuids"])
+    if per_chunk == batch:
+        return tuple(range(batch))
+    window = transformer_options.get("context_window")
+    if window is None or window.dim != 0 or len(window.index_list) != per_chunk:
+        raise ValueError(
+            f"the model was called for {per_chunk} of {batch} images, which is neither the whole batch nor a context "
+            "window of it. A node that splits batches cannot be combined with semantic guidance."
+        )
+    return tuple(window.index_list)
+
+
+def _is_readable(seen: Observation, rows: int, lengths: list[int]) -> bool:
+    """Whether q and k have the host's own shapes, not those of a node that merges positions or adds tokens."""
+    positions = seen.grid[0] * seen.grid[1]
+    of_latent = (seen.self_attention.q, seen.self_attention.k, seen.cross_attention.q)
+    of_text = seen.cross_attention.k
+    return (
+        all(tensor.shape[:2] == (rows, positions) for tensor in of_latent)
+        and of_text.shape[0] == rows
+        and all(of_text.shape[1] % length == 0 for length in lengths)
+    )

@@ -1,0 +1,99 @@
+"""State that lives exactly as long as one sampling run."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.samplers import CFGGuider
+
+PREFIX = "semantic_guidance"
+
+
+class Run(Protocol):
+    """What a node keeps during one sampling run. Made when the run starts, dropped when it ends, however it ends."""
+
+    def begin_evaluation(self, guider: CFGGuider, x: Tensor, sigma: float) -> None:
+        """Called before the host predicts the noise for x [B, ...]."""
+
+    def watch_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> dict[str, Any]:
+        """The transformer_options for one call of the model, which may evaluate some or all of the conds."""
+
+    def end_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> None:
+        """Called after that call."""
+
+    def finish(self, samples: Tensor) -> None:
+        """Called with the latent that the run returns, unless it failed or was interrupted."""
+
+
+def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -> str:
+    """Let `model` (a clone) make a Run from the guider and the sigmas whenever sampling starts.
+
+    Returns the key under which current_run finds it in the options that the host passes around.
+    """
+    key = f"{PREFIX}.{uuid.uuid4().hex}"
+
+    def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        guider = executor.class_obj
+        options = guider.model_options.setdefault("transformer_options", {})
+        run = options[key] = make_run(guider, sigmas)
+        try:
+            samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            run.finish(samples)
+            return samples
+        finally:
+            del options[key]
+
+    def predict_noise(executor, x, timestep, model_options, *args, **kwargs):
+        run = current_run(model_options, key)
+        if run is not None:
+            run.begin_evaluation(executor.class_obj, x, float(timestep.flatten()[0]))
+        return executor(x, timestep, model_options, *args, **kwargs)
+
+    def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
+        run = transformer_options.get(key)
+        if run is None:
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
+        watched = run.watch_forward(x, transformer_options)
+        output = executor(x, t, c_concat, c_crossattn, control, watched, *args, **kwargs)
+        run.end_forward(x, transformer_options)
+        return output
+
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, PREFIX, outer_sample)
+    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, PREFIX, predict_noise)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, PREFIX, apply_model)
+    return key
+
+
+def current_run(model_options: dict[str, Any], key: str) -> Run | None:
+    """The run in progress; None where a node samples without a guider, so that no run was started."""
+    return model_options.get("transformer_options", {}).get(key)
+
+
+class SigmaRange:
+    """A percent range as the host's own nodes mean it, both ends included."""
+
+    def __init__(self, model: ModelPatcher, start_percent: float, end_percent: float):
+        model_sampling = model.get_model_object("model_sampling")
+        self.start = _float32(model_sampling.percent_to_sigma(start_percent))
+        self.end = _float32(model_sampling.percent_to_sigma(end_percent))
+
+    def __contains__(self, sigma: float) -> bool:
+        return self.end <= _float32(sigma) <= self.start
+
+
+def _float32(value: float | Tensor) -> float:
+    return torch.as_tensor(value, dtype=torch.float32).item()
+
+
+def step_number(sigma: float, sigmas: Tensor) -> int:
+    """The sampler step, from 0, to which an evaluation at `sigma` belongs, given the run's schedule of sigmas."""
+    reached = (sigmas.flatten().cpu().double() * (1 + 1e-5) >= sigma).sum().item()
+    return min(max(int(reached) - 1, 0), max(len(sigmas) - 2, 0))

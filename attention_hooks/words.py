@@ -1,0 +1,105 @@
+"""Which tokens each word of a prompt became, and how to find a word again."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
+
+CONDITIONING_KEY = "semantic_guidance_words"
+EMBEDDING = "(embedding)"
+
+
+class Word(NamedTuple):
+    """A word and the columns of the conditioning that hold its tokens; words may cross a chunk's border."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+class PromptWords(NamedTuple):
+    """All words of one prompt in order. `length` is the number of tokens of the conditioning, padding included."""
+
+    words: tuple[Word, ...]
+    length: int
+
+
+def prompt_words(clip: CLIP, tokens: dict[str, list]) -> PromptWords | None:
+    """Group the tokens of CLIP.tokenize(text, return_word_ids=True) into words.
+
+    Works for text encoders with a CLIP tokenizer (SD 1.x, SD 2.x, SDXL). Returns None for others.
+    """
+    name = next(iter(tokens))
+    tokenizer = getattr(clip.tokenizer, f"clip_{name}", None) or getattr(clip.tokenizer, name, None)
+    vocabulary = getattr(tokenizer, "inv_vocab", {})
+    if vocabulary.get(tokenizer and tokenizer.end_token) != "<|endoftext|>":
+        return None
+
+    words: list[Word] = []
+    ids: list[int] = []  # of the word being read
+    columns: list[int] = []
+    embedding_group = None
+    column = -1
+    for chunk in tokens[name]:
+        for token, _weight, group in chunk:
+            column += 1
+            if not isinstance(token, int):
+                if group == embedding_group:
+                    words[-1] = Word(EMBEDDING, (*words[-1].tokens, column))
+                else:
+                    words.append(Word(EMBEDDING, (column,)))
+                embedding_group = group
+                continue
+            if group == 0:  # start, end and padding
+                continue
+            embedding_group = None
+            ids.append(token)
+            columns.append(column)
+            if vocabulary[token].endswith("</w>"):
+                words.append(Word(tokenizer.tokenizer.decode(ids).strip(), tuple(columns)))
+                ids, columns = [], []
+    return PromptWords(tuple(words), column + 1)
+
+
+def _normal(text: str) -> str:
+    return re.sub(r"\s+", "", unicodedata.normalize("NFC", text).lower())
+
+
+def find_phrase(prompt: PromptWords, phrase: str) -> tuple[int, ...]:
+    """The token columns of the first place where `phrase` stands in the prompt as whole words; () where it does not.
+
+    "#5" means the token in column 5, counted from 0 with the start token.
+    """
+    if re.fullmatch(r"#\d+", phrase.strip()):
+        column = int(phrase.strip()[1:])
+        return (column,) if column < prompt.length else ()
+    wanted = _normal(phrase)
+    for first in range(len(prompt.words)):
+        text, columns = "", []
+        for word in prompt.words[first:]:
+            text += _normal(word.text)
+            columns += word.tokens
+            if text == wanted:
+                return tuple(columns)
+            if not wanted.startswith(text):
+                break
+    return ()
+
+
+def split_phrases(text: str) -> list[str]:
+    """The phrases a user typed, separated by commas or line breaks."""
+    return [part.strip() for part in re.split(r"[,\n]", text) if part.strip()]
+
+
+def token_labels(prompt: PromptWords | None, length: int) -> list[str]:
+    """A label for each token column: its word, "" for start, end and padding, "#n" where no words are known."""
+    if prompt is None:
+        return [f"#{column}" for column in range(length)]
+    labels = [""] * prompt.length + [f"#{column}" for column in range(prompt.length, length)]
+    for word in prompt.words:
+        for column in word.tokens:
+            labels[column] = word.text
+    return labels[:length]

@@ -1,0 +1,5 @@
+"""The nodes that a user sees, one file per feature."""
+
+from . import prompt, scfg
+
+NODES = [*prompt.NODES, *scfg.NODES]

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import logging
+
+from comfy_api.latest import io
+
+from ..attention_hooks.words import CONDITIONING_KEY, prompt_words
+from .sockets import CATEGORY
+
+log = logging.getLogger(__name__)
+
+
+class SemanticGuidancePrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemanticGuidancePrompt",
+            display_name="Prompt with Words",
+            category=CATEGORY,
+            description="Encodes a prompt exactly as CLIP Text Encode does, and remembers which tokens each word "
+            "became, so that the other nodes of this pack can name words.",
+            search_aliases=["clip text encode", "prompt", "word", "token", "semantic guidance"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the checkpoint: SD 1.x, SD 2.x or SDXL."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="The prompt. Weights such as (cat:1.2), embeddings and long prompts work as usual.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    tooltip="The same conditioning that CLIP Text Encode gives, with the words recorded in it."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, text: str) -> io.NodeOutput:
+        if clip is None:
+            raise ValueError("Prompt with Words: there is no text encoder. Choose a checkpoint that contains one, "
+                             "or load it with a CLIP loader.")
+        words = prompt_words(clip, clip.tokenize(text, return_word_ids=True))
+        if words is None:
+            log.warning("Prompt with Words: this text encoder does not split prompts as CLIP does; words not recorded.")
+        extra = {} if words is None else {CONDITIONING_KEY: words}
+        return io.NodeOutput(clip.encode_from_tokens_scheduled(clip.tokenize(text), add_dict=extra))
+
+
+NODES = [SemanticGuidancePrompt]

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..attention_hooks.scfg import Settings, patch_scfg
+from ..guidance.scfg import COMPLETIONS
+from .sockets import CATEGORY, Regions
+
+MAP_SCALES = {"auto": None, "1/2": 2, "1/4": 4, "1/8": 8}
+WHOLE_IMAGE = "whole image"
+
+COMPLETION_TOOLTIP = (
+    "How token maps are spread over whole objects with the help of self-attention. 'as released' is what the authors' "
+    "code computes, 'power series' what the paper writes, 'none' leaves the maps as they are."
+)
+MAP_SCALE_TOOLTIP = (
+    "The finest attention grid used, as a share of the latent's size; the next coarser one is used as well. 'auto' is "
+    "the paper's 1/4 and 1/8, or the coarsest that the model has."
+)
+
+
+class SemanticGuidanceSCFG(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemanticGuidanceSCFG",
+            display_name="S-CFG (Semantic-aware CFG)",
+            category=CATEGORY,
+            description="Gives every semantic region its own CFG scale, so that no region burns while another stays "
+            "bland. At each step the model's own attention divides the image into regions, and each region's "
+            "scale is set so that guidance acts in it as strongly as in the foreground. Needs cfg above 1.",
+            search_aliases=["s-cfg", "scfg", "semantic-aware guidance", "regional cfg", "cfg per region",
+                            "semantic guidance", "spatial inconsistency"],
+            inputs=[
+                io.Model.Input("model", tooltip="A model of the SD 1.x, SD 2.x or SDXL family."),
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=2.0, step=0.05, round=0.001,
+                    tooltip="1 is the paper. 0 changes nothing but still records the regions. Above 1 exaggerates.",
+                ),
+                io.Float.Input(
+                    "rate_min", default=0.8, min=0.0, max=1.0, step=0.05, round=0.001,
+                    tooltip="A region's scale is at least cfg times this. The paper uses 0.8.",
+                ),
+                io.Float.Input(
+                    "rate_max", default=3.0, min=1.0, max=10.0, step=0.1, round=0.001,
+                    tooltip="A region's scale is at most cfg times this. The paper uses 3.",
+                ),
+                io.Float.Input(
+                    "scale_cap", default=15.0, min=0.0, max=100.0, step=0.5, round=0.001, advanced=True,
+                    tooltip="No region's scale (cfg times rate) exceeds this, even where rate_min asks for more. "
+                    "The paper uses 15. 0 means no cap.",
+                ),
+                io.Combo.Input(
+                    "completion", options=list(COMPLETIONS), default="as released", advanced=True,
+                    tooltip=COMPLETION_TOOLTIP,
+                ),
+                io.Combo.Input(
+                    "reference", options=["foreground", WHOLE_IMAGE], default="foreground", advanced=True,
+                    tooltip="Where guidance is taken as the standard that all regions are brought to: the foreground "
+                    "as the negative prompt sees it (the paper), or the whole image.",
+                ),
+                io.Combo.Input(
+                    "map_scale", options=list(MAP_SCALES), default="auto", advanced=True, tooltip=MAP_SCALE_TOOLTIP
+                ),
+                io.Float.Input(
+                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, round=0.001, advanced=True,
+                    tooltip="Start of the part of sampling in which S-CFG acts.",
+                ),
+                io.Float.Input(
+                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, round=0.001, advanced=True,
+                    tooltip="End of the part of sampling in which S-CFG acts.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The model, which now samples with S-CFG."),
+                Regions.Output(
+                    display_name="regions",
+                    tooltip="The regions that sampling with this model sees. Connect to Region Preview.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, strength: float, rate_min: float, rate_max: float, scale_cap: float, completion: str,
+        reference: str, map_scale: str, start_percent: float, end_percent: float,
+    ) -> io.NodeOutput:
+        settings = Settings(
+            strength, rate_min, rate_max, scale_cap, completion, reference == WHOLE_IMAGE, MAP_SCALES[map_scale],
+            start_percent, end_percent,
+        )
+        return io.NodeOutput(*patch_scfg(model, settings))
+
+
+NODES = [SemanticGuidanceSCFG]

@@ -1,0 +1,86 @@
+"""Tiny models of the host's own classes, filled from a seeded generator; each builds in about a second."""
+
+from __future__ import annotations
+
+import comfy.model_patcher
+import comfy.ops
+import comfy.sample
+import comfy.samplers
+import comfy.supported_models
+import torch
+from torch import Tensor
+
+CPU = torch.device("cpu")
+WIDTH = 64  # of the text conditioning
+
+COMMON = dict(
+    in_channels=4, out_channels=4, model_channels=32, context_dim=WIDTH, use_spatial_transformer=True,
+    use_checkpoint=False, legacy=False, use_temporal_attention=False,
+)
+SD15 = dict(
+    COMMON, image_size=32, num_res_blocks=[2, 2, 2, 2], channel_mult=[1, 2, 4, 4], transformer_depth=[1] * 6 + [0, 0],
+    transformer_depth_middle=1, transformer_depth_output=[1] * 9 + [0] * 3, num_heads=4, num_head_channels=-1,
+    use_linear_in_transformer=False, adm_in_channels=None,
+)
+SDXL = dict(
+    COMMON, image_size=32, num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4], transformer_depth=[0, 0, 2, 2, 10, 10],
+    transformer_depth_middle=10, transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10], num_heads=-1,
+    num_head_channels=16, use_linear_in_transformer=True, adm_in_channels=2816, num_classes="sequential",
+)
+
+
+def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Fill all parameters so that activations keep their size and attention is far from uniform."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.ndim > 1:
+                spread = 2.0 if ".to_q." in name or ".to_k." in name else 1.0
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(noise * spread / parameter[0].numel() ** 0.5)
+            else:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+    return module
+
+
+def build(config: dict, cls=comfy.supported_models.SD15, dtype=torch.float32, seed: int = 0):
+    """A ModelPatcher around a tiny UNet."""
+    described = cls(dict(config, dtype=dtype))
+    described.set_inference_dtype(dtype, torch.float32 if dtype != torch.float32 else None)
+    model = described.get_model({}, "", CPU)
+    randomise(model.diffusion_model, seed)
+    return comfy.model_patcher.ModelPatcher(model.eval(), CPU, CPU)
+
+
+def sd15(**kwargs):
+    return build(SD15, **kwargs)
+
+
+def sdxl(**kwargs):
+    return build(SDXL, comfy.supported_models.SDXL, **kwargs)
+
+
+def prompt(seed: int, tokens: int = 77, **values) -> list:
+    """A conditioning of random text embeddings."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    embedding = torch.randn((1, tokens, WIDTH), generator=generator)
+    pooled = torch.randn((1, 1280), generator=generator)
+    return [[embedding, {"pooled_output": pooled, **values}]]
+
+
+def latent(batch: int = 1, height: int = 32, width: int = 32) -> Tensor:
+    return torch.zeros((batch, 4, height, width))
+
+
+def sample(
+    model, positive, negative, cfg: float = 7.5, steps: int = 3, sampler: str = "euler", seed: int = 7,
+    samples: Tensor | None = None, noise: Tensor | None = None, **kwargs,
+) -> Tensor:
+    """Sample as KSampler does."""
+    samples = latent() if samples is None else samples
+    noise = comfy.sample.prepare_noise(samples, seed) if noise is None else noise
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            model, noise, steps, cfg, sampler, "normal", positive, negative, samples, disable_pbar=True, seed=seed,
+            **kwargs,
+        )
