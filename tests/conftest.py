@@ -1,7 +1,7 @@
 """Four tiers, each runs alone: `python dev.py test unit | host | server | world`.
 
 unit           no host: `guidance/` and other pure code, with torch alone.
-host           tiny models of the host's own classes in this process, on the CPU (host/conftest.py finds the host).
+host           tiny models of the host's own classes in this process, on the CPU (see paths.use_host).
 server         a real ComfyUI as a process of its own, over HTTP.
 sticker_world  the small model that the demo and the quality benchmark run on.
 
@@ -15,7 +15,7 @@ from paths import ROOT
 
 
 class PlainRoot:
-    """The repository is a node pack, so it has an `__init__.py`; pytest must not take it for a package of tests."""
+    """The repository is a node pack with an `__init__.py`; pytest must not take it for a package of tests."""
 
     @staticmethod
     def pytest_collect_directory(path, parent):

@@ -1,0 +1,110 @@
+"""A client of a running ComfyUI, for the demo and the tests. Standard library only.
+
+Graphs are in the host's API format:
+{node id: {"class_type": ..., "inputs": {name: value or [node id, output]}}}.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from pathlib import Path
+
+Graph = dict[str, dict]
+
+
+class NodeError(Exception):
+    """A graph was refused or a node failed; the text is what a user would read in the front end."""
+
+
+class Interrupted(Exception):
+    """The run was stopped on request."""
+
+
+class ComfyClient:
+    def __init__(self, address: str):
+        self.address = address.rstrip("/")
+
+    def get(self, path: str, timeout: float = 60) -> bytes:
+        with urllib.request.urlopen(f"{self.address}{path}", timeout=timeout) as reply:
+            return reply.read()
+
+    def get_json(self, path: str):
+        return json.loads(self.get(path))
+
+    def post(self, path: str, data: bytes, content_type: str = "application/json") -> bytes:
+        headers = {"Content-Type": content_type}
+        request = urllib.request.Request(f"{self.address}{path}", data=data, headers=headers)
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return reply.read()
+
+    def object_info(self, node: str | None = None) -> dict:
+        return self.get_json(f"/object_info/{node}" if node else "/object_info")
+
+    def queue(self, graph: Graph) -> str:
+        """The id of the run. A graph that does not validate raises NodeError with every complaint."""
+        try:
+            return json.loads(self.post("/prompt", json.dumps({"prompt": graph}).encode()))["prompt_id"]
+        except urllib.error.HTTPError as refusal:
+            raise NodeError(_complaints(json.loads(refusal.read()))) from None
+
+    def wait(self, run: str, timeout: float = 300) -> dict[str, dict]:
+        """The outputs of a run by node id, once it has ended."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            entry = self.get_json(f"/history/{run}").get(run)
+            if entry:
+                _raise_on_failure(entry["status"])
+                return entry["outputs"]
+            time.sleep(0.05)
+        raise TimeoutError(f"run {run} did not end within {timeout:g} s")
+
+    def run(self, graph: Graph, timeout: float = 300) -> dict[str, dict]:
+        return self.wait(self.queue(graph), timeout)
+
+    def images(self, outputs: dict[str, dict], node: str) -> list[bytes]:
+        """The pictures that a SaveImage or PreviewImage node wrote, as PNG files."""
+        return [self.get(f"/view?{urllib.parse.urlencode(image)}") for image in outputs[node]["images"]]
+
+    def upload_image(self, path: Path) -> str:
+        """The name under which LoadImage finds the picture."""
+        boundary = uuid.uuid4().hex
+        body = io.BytesIO()
+        body.write(f'--{boundary}\r\nContent-Disposition: form-data; name="image"; '.encode())
+        body.write(f'filename="{path.name}"\r\nContent-Type: application/octet-stream\r\n\r\n'.encode())
+        body.write(path.read_bytes())
+        body.write(f"\r\n--{boundary}--\r\n".encode())
+        answer = self.post("/upload/image", body.getvalue(), f"multipart/form-data; boundary={boundary}")
+        return json.loads(answer)["name"]
+
+    def interrupt(self) -> None:
+        self.post("/interrupt", b"{}")
+
+    def running(self) -> list[str]:
+        """The ids of the runs that are being executed now."""
+        return [entry[1] for entry in self.get_json("/queue")["queue_running"]]
+
+
+def _complaints(refusal: dict) -> str:
+    lines = [_sentence(refusal["error"])]
+    for node, found in refusal.get("node_errors", {}).items():
+        lines += [f"{found['class_type']} (node {node}): {_sentence(error)}" for error in found["errors"]]
+    return "\n".join(lines)
+
+
+def _sentence(error: dict) -> str:
+    return f"{error['message']}: {error['details']}" if error.get("details") else error["message"]
+
+
+def _raise_on_failure(status: dict) -> None:
+    for event, data in status["messages"]:
+        if event == "execution_interrupted":
+            raise Interrupted(f"interrupted at {data['node_type']} (node {data['node_id']})")
+        if event == "execution_error":
+            place = f"{data['node_type']} (node {data['node_id']})"
+            raise NodeError(f"{place}: {data['exception_message'].strip()}")
