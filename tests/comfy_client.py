@@ -85,6 +85,16 @@ class ComfyClient:
     def interrupt(self) -> None:
         self.post("/interrupt", b"{}")
 
+    def forget(self) -> None:
+        """Empty the server's cache, so that the next run executes every node again."""
+        self.post("/free", json.dumps({"unload_models": True, "free_memory": True}).encode())
+        time.sleep(0.5)  # done by another thread, which is awake by then
+
+    def cached_nodes(self, run: str) -> list[str]:
+        """The nodes of an ended run that were not executed, since their outputs were known."""
+        messages = self.get_json(f"/history/{run}")[run]["status"]["messages"]
+        return next(data["nodes"] for event, data in messages if event == "execution_cached")
+
     def running(self) -> list[str]:
         """The ids of the runs that are being executed now."""
         return [entry[1] for entry in self.get_json("/queue")["queue_running"]]

@@ -1,0 +1,57 @@
+"""What the front end and other programs see of the pack."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from paths import ROOT
+
+FOLDER = "semantic-guidance"
+
+
+@pytest.fixture(scope="module")
+def nodes(comfy):
+    found = {name: info for name, info in comfy.object_info().items() if info["python_module"] == f"custom_nodes.{FOLDER}"}
+    assert found, "the pack is not loaded"
+    return found
+
+
+def test_every_node_is_named_described_and_found_by_its_method(nodes):
+    for name, info in nodes.items():
+        assert name.startswith("SemanticGuidance")
+        assert info["display_name"] != name and info["category"].startswith("semantic guidance"), name
+        assert info["description"] and info["search_aliases"], name
+
+
+def test_every_input_and_output_has_a_tooltip(nodes):
+    for name, info in nodes.items():
+        for inputs in info["input"].values():
+            for key, (_, options) in inputs.items():
+                assert options.get("tooltip"), f"{name}.{key}"
+        assert all(info["output_tooltips"]) and len(info["output_tooltips"]) == len(info["output"]), name
+
+
+def test_every_node_has_a_help_page(comfy, nodes):
+    for name, info in nodes.items():
+        page = comfy.get(f"/extensions/{FOLDER}/docs/{name}.md").decode()
+        assert page.startswith("# "), name
+        for inputs in info["input_order"].values():
+            for key in inputs:
+                assert f"`{key}`" in page, f"the help page of {name} does not mention {key}"
+
+
+def test_help_pages_show_pictures_that_exist(comfy):
+    import re
+
+    for page in (ROOT / "web" / "docs").glob("*.md"):
+        for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert comfy.get(f"/extensions/{FOLDER}/docs/{picture}"), f"{page.name}: {picture}"
+
+
+def test_workflows_are_offered_as_templates_with_thumbnails(comfy):
+    offered = comfy.get_json("/workflow_templates")[FOLDER]
+    assert sorted(offered) == sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+    for name in offered:
+        assert json.loads(comfy.get(f"/api/workflow_templates/{FOLDER}/{name}.json"))["nodes"]
+        assert comfy.get(f"/api/workflow_templates/{FOLDER}/{name}.jpg")[:2] == b"\xff\xd8"

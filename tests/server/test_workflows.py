@@ -1,0 +1,95 @@
+"""The workflows through the server's own API, on Sticker World."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import numpy as np
+import pytest
+import workflow_files
+from comfy_client import ComfyClient, Graph, Interrupted, NodeError
+from PIL import Image
+
+STEPS = 4
+
+
+def small(name: str) -> Graph:
+    """A workflow on Sticker World, with few steps."""
+    graph = workflow_files.on_sticker_world(workflow_files.load(name))
+    for sampler in workflow_files.nodes_of(graph, "KSampler"):
+        sampler["steps"] = STEPS
+    return graph
+
+
+def pictures(comfy: ComfyClient, outputs: dict[str, dict], node: str) -> list[np.ndarray]:
+    return [np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in comfy.images(outputs, node)]
+
+
+@pytest.mark.parametrize("name", workflow_files.names())
+def test_a_workflow_runs_and_every_picture_shows_something(comfy, name):
+    outputs = comfy.run(small(name))
+    saving = [node for node in outputs if "images" in outputs[node]]
+    assert saving
+    for node in saving:
+        for picture in pictures(comfy, outputs, node):
+            assert picture.std() > 1, f"{node} is one flat colour"
+
+
+def test_the_demo_graph_gives_all_its_pictures(comfy):
+    outputs = comfy.run(small("scfg_text_to_image"))
+    count = {node: len(pictures(comfy, outputs, node)) for node in outputs}
+    assert count == {"save_plain": 1, "save_guided": 1, "save_regions": 1, "save_rates": 1, "save_words": 2}
+
+
+def test_without_strength_the_image_is_the_hosts_own(comfy):
+    graph = small("scfg_text_to_image")
+    graph["scfg"]["inputs"]["strength"] = 0.0
+    outputs = comfy.run(graph)
+    plain, guided = pictures(comfy, outputs, "save_plain"), pictures(comfy, outputs, "save_guided")
+    np.testing.assert_array_equal(plain[0], guided[0])
+
+
+def test_the_same_graph_again_gives_the_same_pictures(comfy):
+    graph = small("scfg_text_to_image")
+    first = comfy.run(graph)
+    comfy.forget()
+    run = comfy.queue(graph)
+    second = comfy.wait(run)
+    assert "guided" not in comfy.cached_nodes(run)
+    for node in first:
+        for one, other in zip(pictures(comfy, first, node), pictures(comfy, second, node), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_an_unknown_word_is_named_with_the_words_there_are(comfy):
+    graph = small("scfg_text_to_image")
+    graph["words"]["inputs"]["words"] = "cat, giraffe"
+    with pytest.raises(NodeError, match="SemanticGuidanceWordMask.*giraffe") as error:
+        comfy.run(graph)
+    assert "balloon" in str(error.value)
+
+
+def test_a_setting_out_of_range_is_refused_before_anything_runs(comfy):
+    graph = small("scfg_text_to_image")
+    graph["scfg"]["inputs"]["strength"] = 5.0
+    with pytest.raises(NodeError, match="strength"):
+        comfy.queue(graph)
+
+
+def test_after_an_interrupt_the_next_run_is_right(comfy):
+    graph = small("scfg_text_to_image")
+    expected = comfy.run(graph)
+    comfy.forget()
+    endless = small("scfg_text_to_image")
+    endless["guided"]["inputs"]["steps"] = 1000
+    run = comfy.queue(endless)
+    while run not in comfy.running():
+        time.sleep(0.05)
+    time.sleep(2)
+    comfy.interrupt()
+    with pytest.raises(Interrupted, match="KSampler"):
+        comfy.wait(run, timeout=60)
+    after = comfy.run(graph)
+    for one, other in zip(pictures(comfy, expected, "save_guided"), pictures(comfy, after, "save_guided"), strict=True):
+        np.testing.assert_array_equal(one, other)
