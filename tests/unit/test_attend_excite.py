@@ -177,6 +177,13 @@ def test_a_step_without_target_moves_once():
     assert result.refinements.tolist() == [0]
 
 
+def test_a_loss_of_exactly_zero_moves_nothing():
+    x = torch.ones(1, 1, 4)
+    result = excite(x, 1.0, Step(1.0, 0.0), FREE, lambda x: (torch.ones(1, 1), torch.ones_like(x)))
+    assert torch.equal(result.x, x)
+    assert result.sizes.tolist() == [[0.0]]
+
+
 def test_refinement_makes_one_move_after_meeting_the_target():
     evaluate, seen = quadratic(torch.zeros(1, 1, 1))
     # losses 0.5, 0.125, 0.03125: the second meets the target, the move after it is still made

@@ -102,7 +102,8 @@ def test_skipping_what_is_not_needed_changes_nothing(momentum, monkeypatch):
 
 def test_during_warmup_a_concept_is_needed_only_for_the_momentum():
     edit = Edit(warmup=3, cooldown=5)
-    assert [needed(edit, i, NO_MOMENTUM) for i in range(6)] == [False, False, False, True, True, False]
+    for inert in (NO_MOMENTUM, Momentum(beta=1.0)):
+        assert [needed(edit, i, inert) for i in range(6)] == [False, False, False, True, True, False]
     assert [needed(edit, i, Momentum()) for i in range(6)] == [True, True, True, True, True, False]
 
 
