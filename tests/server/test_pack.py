@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from paths import ROOT
@@ -12,7 +13,8 @@ FOLDER = "semantic-guidance"
 
 @pytest.fixture(scope="module")
 def nodes(comfy):
-    found = {name: info for name, info in comfy.object_info().items() if info["python_module"] == f"custom_nodes.{FOLDER}"}
+    module = f"custom_nodes.{FOLDER}"
+    found = {name: info for name, info in comfy.object_info().items() if info["python_module"] == module}
     assert found, "the pack is not loaded"
     return found
 
@@ -42,8 +44,6 @@ def test_every_node_has_a_help_page(comfy, nodes):
 
 
 def test_help_pages_show_pictures_that_exist(comfy):
-    import re
-
     for page in (ROOT / "web" / "docs").glob("*.md"):
         for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
             assert comfy.get(f"/extensions/{FOLDER}/docs/{picture}"), f"{page.name}: {picture}"
