@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from semantic_guidance.guidance import scfg
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "scfg_case0.npz"
+GRID, LATENT = (8, 8), (32, 32)
+
+
+def attention(batch: int, positions: int, keys: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (3 * torch.randn(batch, positions, keys, generator=generator, dtype=torch.float64)).softmax(-1)
+
+
+def predictions(batch: int = 2, size: tuple[int, int] = LATENT, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    uncond, cond = torch.randn(2, batch, 4, *size, generator=generator)
+    return uncond, uncond + cond * torch.linspace(0.1, 3, size[1])
+
+
+def stripes(batch: int, regions: int, size: tuple[int, int] = LATENT) -> torch.Tensor:
+    """A partition of the picture into columns, [B, n, H, W]."""
+    owner = torch.arange(size[1]) * regions // size[1]
+    return torch.stack([(owner == region).float().expand(size) for region in range(regions)]).repeat(batch, 1, 1, 1)
+
+
+def layers_of(golden) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [
+        (torch.from_numpy(golden[name]), torch.from_numpy(golden[name.replace("self", "cross")]))
+        for name in sorted(golden.files) if name.startswith("self")
+    ]
+
+
+def whole_method(layers, uncond, cond, scale, grid=GRID):
+    """Everything from attention to guided prediction: token regions, foreground, rate map and result."""
+    batch = uncond.shape[0]
+    tokens, pair = 0, 0
+    for self_attention, cross_attention in layers:
+        side = int(self_attention.shape[1] ** 0.5)
+        maps = scfg.to_grid(scfg.complete(self_attention, cross_attention, "as released"), (side, side), grid)
+        tokens = tokens + scfg.normalise(maps[batch:]) / len(layers)
+        rest = maps[:batch, 1:].sum(dim=1, keepdim=True)
+        pair = pair + scfg.foreground_pair(maps[:batch, :1], rest) / len(layers)
+    regions = scfg.enlarge(scfg.assign_tokens(tokens), uncond.shape[-2:])
+    foreground = scfg.enlarge(scfg.foreground(pair), uncond.shape[-2:])
+    rate = scfg.rate_map(scfg.region_rates(cond - uncond, regions, foreground), regions, scale)
+    return regions, foreground, rate, scfg.guide(uncond + scale * (cond - uncond), cond, uncond, rate, scale)
+
+
+def test_equals_the_authors_code():
+    golden = np.load(GOLDEN)
+    uncond, cond = torch.from_numpy(golden["eps_u"]), torch.from_numpy(golden["eps_c"])
+    layers = layers_of(golden)
+    assert [s.shape[1] for s, _ in layers] == [64, 64, 16]
+    regions, foreground, rate, eps = whole_method(layers, uncond, cond, float(golden["w"]))
+    np.testing.assert_array_equal(regions, golden["mask"])
+    np.testing.assert_array_equal(foreground, golden["fg"])
+    np.testing.assert_allclose(rate, golden["rate"], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(eps, golden["eps"], atol=1e-5, rtol=0)
+
+
+def test_completion_is_what_its_name_says():
+    s, c = attention(2, 20, 20), attention(2, 20, 7, seed=1)
+    square = s @ s
+    expected = {
+        "as released": (s + 3 * square) @ c / 4,
+        "power series": (s + square + square @ s + square @ square) @ c / 4,
+        "none": c,
+    }
+    assert set(expected) == set(scfg.COMPLETIONS)
+    for completion, maps in expected.items():
+        torch.testing.assert_close(scfg.complete(s, c, completion), maps)
+    assert (expected["as released"] - expected["power series"]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("completion", scfg.COMPLETIONS)
+def test_completion_keeps_rows_that_sum_to_one(completion):
+    maps = scfg.complete(attention(1, 12, 12), attention(1, 12, 5, seed=1), completion)
+    torch.testing.assert_close(maps.sum(dim=-1), torch.ones(1, 12, dtype=maps.dtype))
+
+
+def test_maps_lie_on_the_grid_as_the_positions_do():
+    maps = torch.zeros(1, 6, 2)
+    maps[0, 4, 1] = 1.0  # the fifth of 2 x 3 positions, row by row
+    assert scfg.to_grid(maps, (2, 3), (2, 3))[0, 1].argmax() == 4
+    maps = torch.zeros(1, 9, 2)
+    maps[0, 4, 1] = 1.0
+    assert scfg.to_grid(maps, (3, 3), (9, 15))[0, 1].argmax() == 4 * 15 + 7  # the centre stays the centre
+
+
+def test_normalised_maps_have_mean_one():
+    maps = torch.rand(2, 5, 6, 7) * torch.arange(1, 6)[:, None, None]
+    torch.testing.assert_close(scfg.normalise(maps).mean(dim=(2, 3)), torch.ones(2, 5))
+
+
+def test_each_position_belongs_to_its_strongest_token_and_ties_are_shared():
+    maps = torch.tensor([[0.1, 0.7, 0.4], [0.9, 0.2, 0.4]]).view(1, 2, 1, 3)
+    expected = torch.tensor([[False, True, True], [True, False, True]]).view(1, 2, 1, 3)
+    assert torch.equal(scfg.assign_tokens(maps), expected)
+
+
+def test_the_start_token_wins_a_tie_for_the_background():
+    pair = torch.tensor([[1.0, 1.0, 2.0], [1.0, 2.0, 1.0]]).view(1, 2, 1, 3)
+    assert scfg.foreground(pair).flatten().tolist() == [False, True, False]
+
+
+def test_a_uniform_difference_needs_no_correction():
+    uncond, _ = predictions()
+    cond = uncond + 0.3
+    regions = stripes(2, 5)
+    rates = scfg.region_rates(cond - uncond, regions, stripes(2, 2)[:, :1])
+    torch.testing.assert_close(rates, torch.ones(2, 5))
+    rate = scfg.rate_map(rates, regions, scale=3.0)
+    torch.testing.assert_close(rate, torch.ones(2, 1, *LATENT))
+    plain = uncond + 3 * (cond - uncond)
+    torch.testing.assert_close(scfg.guide(plain, cond, uncond, rate, 3.0), plain)
+
+
+def test_all_regions_are_brought_to_the_norm_of_the_reference():
+    uncond, cond = predictions()
+    regions, reference = stripes(2, 4), stripes(2, 3)[:, 1:2]
+    norm = (cond - uncond).norm(dim=1, keepdim=True)
+    rates = scfg.region_rates(cond - uncond, regions, reference)
+    guided = norm * (rates[:, :, None, None] * regions).sum(dim=1, keepdim=True)
+    level = (norm * reference).sum(dim=(1, 2, 3)) / reference.sum(dim=(1, 2, 3))
+    for region in regions.unbind(dim=1):
+        mean = (guided[:, 0] * region).sum(dim=(1, 2)) / region.sum(dim=(1, 2))
+        torch.testing.assert_close(mean, level)
+
+
+@pytest.mark.parametrize("factor", [1e-2, 7.0, 300.0])
+def test_only_ratios_of_the_difference_count(factor):
+    uncond, cond = predictions()
+    regions, reference = stripes(2, 4), stripes(2, 2)[:, :1]
+    rates = scfg.region_rates(cond - uncond, regions, reference)
+    torch.testing.assert_close(scfg.region_rates(factor * (cond - uncond), regions, reference), rates)
+
+
+def test_an_empty_region_has_rate_zero_and_disturbs_no_other():
+    uncond, cond = predictions()
+    regions, reference = stripes(2, 4), stripes(2, 2)[:, :1]
+    with_empty = torch.cat([regions, torch.zeros(2, 1, *LATENT)], dim=1)
+    rates = scfg.region_rates(cond - uncond, with_empty, reference)
+    assert torch.equal(rates[:, 4], torch.zeros(2))
+    alone = scfg.region_rates(cond - uncond, regions, reference)
+    assert torch.equal(scfg.rate_map(rates, with_empty, 5.0), scfg.rate_map(alone, regions, 5.0))
+
+
+def test_an_empty_foreground_lowers_every_rate_to_the_minimum():
+    """As in the authors' code: no foreground means level 0."""
+    uncond, cond = predictions()
+    regions = stripes(2, 4)
+    rates = scfg.region_rates(cond - uncond, regions, torch.zeros(2, 1, *LATENT))
+    torch.testing.assert_close(scfg.rate_map(rates, regions, 5.0), torch.full((2, 1, *LATENT), 0.8))
+
+
+def test_a_full_foreground_is_the_whole_image():
+    uncond, cond = predictions()
+    rates = scfg.region_rates(cond - uncond, torch.ones(2, 1, *LATENT), torch.ones(2, 1, *LATENT))
+    torch.testing.assert_close(rates, torch.ones(2, 1))
+
+
+@pytest.mark.parametrize(("scale", "rate", "expected"), [
+    (5.0, 0.1, 0.8), (5.0, 9.0, 3.0), (7.5, 9.0, 2.0), (25.0, 0.1, 0.6), (25.0, 9.0, 0.6),
+])
+def test_limits_of_the_paper(scale, rate, expected):
+    """At cfg 7.5 the cap of 15 allows a rate of 2; at 25 it wins over the minimum."""
+    regions = torch.ones(1, 1, 6, 6)
+    torch.testing.assert_close(
+        scfg.rate_map(torch.tensor([[rate]]), regions, scale), torch.full((1, 1, 6, 6), expected)
+    )
+
+
+def test_limits_can_be_set_and_the_cap_removed():
+    regions, rates = stripes(1, 2, (4, 8)), torch.tensor([[0.2, 9.0]])
+    rate = scfg.rate_map(rates, regions, 25.0, rate_min=0.5, rate_max=4.0, scale_cap=0.0)
+    assert (rate[..., 0].unique().item(), rate[..., -1].unique().item()) == pytest.approx((0.5, 4.0))
+
+
+def test_a_batch_equals_its_singles():
+    uncond, cond = predictions(batch=3)
+    layers = [(attention(6, n, n, seed=n).float(), attention(6, n, 77, seed=n + 1).float()) for n in (64, 64, 16)]
+    together = whole_method(layers, uncond, cond, 7.5)
+    for image in range(3):
+        mine = [(s[[image, 3 + image]], c[[image, 3 + image]]) for s, c in layers]
+        single = whole_method(mine, uncond[image : image + 1], cond[image : image + 1], 7.5)
+        for whole, one in zip(together, single, strict=True):
+            torch.testing.assert_close(whole[image : image + 1], one)
+
+
+@pytest.mark.parametrize(("grid", "latent"), [((9, 11), (36, 44)), ((5, 9), (19, 33)), ((1, 3), (4, 11))])
+def test_odd_sizes(grid, latent):
+    uncond, cond = predictions(1, latent)
+    maps = scfg.to_grid(attention(1, 3 * 2, 5), (3, 2), grid)
+    regions = scfg.enlarge(scfg.assign_tokens(scfg.normalise(maps)), latent)
+    assert regions.shape == (1, 5, *latent)
+    torch.testing.assert_close(regions.sum(dim=1), torch.ones(1, *latent))
+    rates = scfg.region_rates(cond - uncond, regions, torch.ones(1, 1, *latent))
+    rate = scfg.rate_map(rates, regions, 4.0)
+    assert rate.shape == (1, 1, *latent)
+    assert 0.8 <= rate.min() < rate.max() <= 3.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_predictions(dtype):
+    uncond, cond = (p.to(dtype) for p in predictions())
+    regions, reference = stripes(2, 4), stripes(2, 2)[:, :1]
+    rates = scfg.region_rates(cond - uncond, regions, reference)
+    assert rates.dtype == torch.float32
+    guided = scfg.guide(uncond + 5 * (cond - uncond), cond, uncond, scfg.rate_map(rates, regions, 5.0), 5.0)
+    assert guided.dtype == dtype
+    assert guided.isfinite().all()
