@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="default: a free one")
     arguments = parser.parse_args()
     stop_on_terminate()
+    print("Starting ComfyUI ...", flush=True)
     try:
         with comfy_server(ROOT / ".dev" / "base", arguments.port) as client:
             print(f"ComfyUI is running at {client.address} (Ctrl-C ends it)", flush=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from paths import ROOT
 
 FOLDER = "semantic-guidance"
+PUBLIC_NAMES = Path(__file__).with_name("public_names.json")
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +26,16 @@ def test_every_node_is_named_described_and_found_by_its_method(nodes):
         assert name.startswith("SemanticGuidance")
         assert info["display_name"] != name and info["category"].startswith("semantic guidance"), name
         assert info["description"] and info["search_aliases"], name
+
+
+def test_public_names_stay_as_saved_workflows_have_them(nodes):
+    """Widgets are saved by position: new inputs and outputs go to the end, and are then added to the file."""
+    recorded = json.loads(PUBLIC_NAMES.read_text(encoding="utf-8"))
+    current = {
+        name: {"inputs": [key for keys in info["input_order"].values() for key in keys], "outputs": info["output"]}
+        for name, info in nodes.items()
+    }
+    assert current == recorded
 
 
 def test_every_input_and_output_has_a_tooltip(nodes):
