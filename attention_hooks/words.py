@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,6 +38,8 @@ def prompt_words(clip: CLIP, tokens: dict[str, list]) -> PromptWords | None:
     vocabulary = getattr(tokenizer, "inv_vocab", {})
     if vocabulary.get(tokenizer and tokenizer.end_token) != "<|endoftext|>":
         return None
+    encoder = getattr(clip.cond_stage_model, f"clip_{name}")
+    width = encoder.transformer.get_input_embeddings().weight.shape[-1]
 
     words: list[Word] = []
     ids: list[int] = []  # of the word being read
@@ -44,7 +47,11 @@ def prompt_words(clip: CLIP, tokens: dict[str, list]) -> PromptWords | None:
     embedding_group = None
     column = -1
     for chunk in tokens[name]:
+        dropped = 0
         for token, _weight, group in chunk:
+            if not isinstance(token, int) and token.shape[-1] != width:
+                dropped += 1
+                continue
             column += 1
             if not isinstance(token, int):
                 if group == embedding_group:
@@ -61,6 +68,7 @@ def prompt_words(clip: CLIP, tokens: dict[str, list]) -> PromptWords | None:
             if vocabulary[token].endswith("</w>"):
                 words.append(Word(tokenizer.tokenizer.decode(ids).strip(), tuple(columns)))
                 ids, columns = [], []
+        column += dropped  # the host pads the chunk again after leaving out embeddings for another text encoder
     return PromptWords(tuple(words), column + 1)
 
 
@@ -68,13 +76,18 @@ def _normal(text: str) -> str:
     return re.sub(r"\s+", "", unicodedata.normalize("NFC", text).lower())
 
 
+def is_token_number(phrase: str) -> bool:
+    """Whether a phrase names a token by its column, such as "#5"."""
+    return re.fullmatch(r"#\d+", phrase) is not None
+
+
 def find_phrase(prompt: PromptWords, phrase: str) -> tuple[int, ...]:
     """The token columns of the first place where `phrase` stands in the prompt as whole words; () where it does not.
 
     "#5" means the token in column 5, counted from 0 with the start token.
     """
-    if re.fullmatch(r"#\d+", phrase.strip()):
-        column = int(phrase.strip()[1:])
+    if is_token_number(phrase):
+        column = int(phrase[1:])
         return (column,) if column < prompt.length else ()
     wanted = _normal(phrase)
     for first in range(len(prompt.words)):
@@ -89,9 +102,23 @@ def find_phrase(prompt: PromptWords, phrase: str) -> tuple[int, ...]:
     return ()
 
 
+def nearest_phrase(prompt: PromptWords, phrase: str) -> str | None:
+    """The run of as many words of the prompt as `phrase` has that is spelled most like it, if any is."""
+    texts = [word.text for word in prompt.words]
+    count = len(phrase.split())
+    runs = [" ".join(texts[first : first + count]) for first in range(len(texts))]
+    return next(iter(difflib.get_close_matches(phrase.lower(), runs, n=1)), None)
+
+
 def split_phrases(text: str) -> list[str]:
     """The phrases a user typed, separated by commas or line breaks."""
     return [part.strip() for part in re.split(r"[,\n]", text) if part.strip()]
+
+
+def word_list(prompt: PromptWords) -> list[str]:
+    """The different words of a prompt, without punctuation, for a message."""
+    texts = dict.fromkeys(word.text for word in prompt.words)
+    return [text for text in texts if any(not unicodedata.category(letter).startswith("P") for letter in text)]
 
 
 def token_labels(prompt: PromptWords | None, length: int) -> list[str]:
