@@ -1,4 +1,4 @@
-"""Imports run one way: nodes -> attention_hooks -> guidance, and guidance knows no host."""
+"""Imports run one way: nodes -> attention_hooks -> guidance. guidance and drawing know no host."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
-FOLDERS = ["nodes", "attention_hooks", "guidance"]  # each may import itself and what comes after it
+FOLDERS = ["nodes", "drawing", "attention_hooks", "guidance"]  # each may import itself and what comes after it
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 PURE = {"torch", "einops", *sys.stdlib_module_names}
 
@@ -46,3 +46,9 @@ def test_guidance_imports_torch_alone():
     for path in (ROOT / "guidance").glob("*.py"):
         absolute = {module.split(".")[0] for level, module in imports(path) if level == 0}
         assert absolute <= PURE, path.name
+
+
+def test_drawing_stands_alone():
+    for path in (ROOT / "drawing").rglob("*.py"):
+        assert {own_folder(path, level, module) for level, module in imports(path) if level} <= {"drawing"}
+        assert {module.split(".")[0] for level, module in imports(path) if level == 0} <= PURE | {"numpy", "PIL"}
