@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.model_base
 import comfy.model_patcher
 import comfy.ops
 import comfy.sample
@@ -26,6 +27,13 @@ SDXL = dict(
     COMMON, image_size=32, num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4], transformer_depth=[0, 0, 2, 2, 10, 10],
     transformer_depth_middle=10, transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10], num_heads=-1,
     num_head_channels=16, use_linear_in_transformer=True, adm_in_channels=2816, num_classes="sequential",
+)
+SD21 = dict(SD15, use_linear_in_transformer=True)
+REFINER = dict(
+    COMMON, image_size=32, num_res_blocks=[2, 2, 2, 2], channel_mult=[1, 2, 4, 4],
+    transformer_depth=[0, 0, 4, 4, 4, 4, 0, 0], transformer_depth_middle=4,
+    transformer_depth_output=[0, 0, 0, 4, 4, 4, 4, 4, 4, 0, 0, 0], num_heads=-1, num_head_channels=16,
+    use_linear_in_transformer=True, adm_in_channels=2560, num_classes="sequential",
 )
 
 
@@ -58,6 +66,23 @@ def sd15(**kwargs):
 
 def sdxl(**kwargs):
     return build(SDXL, comfy.supported_models.SDXL, **kwargs)
+
+
+class SD21V(comfy.supported_models.SD20):
+    """SD 2.1 at 768, whose v-prediction the host recognises by a statistic of the trained weights."""
+
+    unet_extra_config = {"num_heads": -1, "num_head_channels": 16, "attn_precision": torch.float32}
+
+    def model_type(self, state_dict, prefix=""):
+        return comfy.model_base.ModelType.V_PREDICTION
+
+
+def sd21(**kwargs):
+    return build(SD21, SD21V, **kwargs)
+
+
+def refiner(**kwargs):
+    return build(REFINER, comfy.supported_models.SDXLRefiner, **kwargs)
 
 
 def prompt(seed: int, tokens: int = 77, **values) -> list:

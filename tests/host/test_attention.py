@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import comfy.ldm.modules.attention as host_attention
+import comfy.supported_models
+import pytest
+import torch
+from host import tiny
+from host.scfg_runs import relative, run, with_regions, with_scfg
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from semantic_guidance.attention_hooks import attention
+from semantic_guidance.attention_hooks.attention import Attention, SelfAttention, fold_repeats
+from semantic_guidance.attention_hooks.families import Layer, layers_at, model_layers
+
+HEADS, WIDTH = 3, 8
+
+
+def queries_and_keys(positions: int = 20, keys: int = 20, batch: int = 2) -> Attention:
+    generator = torch.Generator().manual_seed(0)
+    q = 2 * torch.randn(batch, positions, HEADS * WIDTH, generator=generator)
+    k = 2 * torch.randn(batch, keys, HEADS * WIDTH, generator=generator)
+    return Attention(q, k, HEADS)
+
+
+def explicit(seen: Attention) -> torch.Tensor:
+    """The mean over heads of softmax(q k^T / sqrt(d)), head by head in float64."""
+    q, k = (t.double().chunk(seen.heads, dim=-1) for t in (seen.q, seen.k))
+    maps = [(a @ b.mT / a.shape[-1] ** 0.5).softmax(-1) for a, b in zip(q, k, strict=True)]
+    return (sum(maps) / len(maps)).float()
+
+
+@pytest.mark.parametrize("budget", [1, 4 * 2 * HEADS * 20 * 7, 2**30])
+def test_blocks_of_any_size_give_the_explicit_softmax(monkeypatch, budget):
+    monkeypatch.setattr(attention, "MEMORY_BUDGET", budget)
+    seen = queries_and_keys()
+    assert len(list(seen.rows())) == {1: 20, 2**30: 1}.get(budget, 3)
+    torch.testing.assert_close(seen.probabilities(), explicit(seen), atol=1e-6, rtol=1e-5)
+    maps = torch.rand(2, 20, 5)
+    torch.testing.assert_close(SelfAttention(seen) @ maps, explicit(seen) @ maps)
+
+
+def test_selected_rows_are_those_of_the_whole():
+    seen = queries_and_keys(batch=4)
+    torch.testing.assert_close(seen.select(slice(1, 3)).probabilities(), explicit(seen)[1:3], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_queries_are_read_in_float32(dtype):
+    seen = queries_and_keys()
+    half = Attention(seen.q.to(dtype), seen.k.to(dtype), HEADS)
+    assert half.probabilities().dtype == torch.float32
+    torch.testing.assert_close(half.probabilities(), explicit(half), atol=1e-6, rtol=1e-5)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most bytes that any one operation put out."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.bytes = max(self.bytes, tensor.numel() * tensor.element_size())
+        return result
+
+
+def test_no_temporary_is_larger_than_the_budget(monkeypatch):
+    budget = 2**18
+    monkeypatch.setattr(attention, "MEMORY_BUDGET", budget)
+    seen, maps = queries_and_keys(positions=600, keys=600, batch=1), torch.rand(1, 600, 5)
+    assert 4 * 600 * 600 > budget
+    with LargestTensor() as largest:
+        product = SelfAttention(seen) @ maps
+    assert 0 < largest.bytes <= budget
+    torch.testing.assert_close(product, explicit(seen) @ maps)
+
+
+def test_a_run_under_a_small_budget_gives_the_same_latent(monkeypatch, sd15):
+    model = with_scfg(sd15)
+    expected = run(model)
+    monkeypatch.setattr(attention, "MEMORY_BUDGET", 500)
+    assert relative(run(model), expected) < 1e-5
+
+
+def test_folding_undoes_repeated_tokens():
+    seen = queries_and_keys(keys=7)
+    repeated = Attention(seen.q, seen.k.repeat(1, 3, 1), HEADS)
+    torch.testing.assert_close(fold_repeats(repeated.probabilities(), 7), explicit(seen), atol=1e-6, rtol=1e-5)
+
+
+def blocks(layers: list[Layer]) -> list[tuple[str, int]]:
+    return [layer.block for layer in layers]
+
+
+SD_QUARTER = [("input", 7), ("input", 8), ("output", 3), ("output", 4), ("output", 5)]
+
+
+def test_layers_of_sd15(sd15):
+    scale, layers = layers_at(model_layers(sd15, "test"), None)
+    assert scale == 4
+    assert blocks([layer for layer in layers if layer.scale == 4]) == SD_QUARTER
+    assert blocks([layer for layer in layers if layer.scale == 8]) == [("middle", 0)]
+    assert len(layers) == 6
+    everything = model_layers(sd15, "test")
+    assert [layer.scale for layer in everything] == [1] * 2 + [2] * 2 + [4] * 2 + [8] + [4] * 3 + [2] * 3 + [1] * 3
+
+
+def test_layers_of_sd2():
+    scale, layers = layers_at(model_layers(tiny.sd21(), "test"), None)
+    assert (scale, blocks(layers)) == (4, [*SD_QUARTER[:2], ("middle", 0), *SD_QUARTER[2:]])
+
+
+def test_layers_of_sdxl(sdxl):
+    scale, layers = layers_at(model_layers(sdxl, "test"), None)
+    quarter = [("input", 7), ("input", 8), ("middle", 0), ("output", 0), ("output", 1), ("output", 2)]
+    assert (scale, blocks(layers)) == (4, quarter)
+    assert {layer.index for layer in layers} == {9}  # the last of ten
+    scale, layers = layers_at(model_layers(sdxl, "test"), 2)
+    half = [("input", 4), ("input", 5), ("output", 3), ("output", 4), ("output", 5)]
+    assert blocks([layer for layer in layers if layer.scale == 2]) == half
+    assert len(layers) == len(half) + len(quarter)
+
+
+def test_layers_of_the_sdxl_refiner():
+    scale, layers = layers_at(model_layers(tiny.refiner(), "test"), None)
+    assert scale == 4
+    assert {layer.scale for layer in layers} == {4, 8}
+    assert ("middle", 0) in blocks(layers)
+
+
+def test_a_grid_that_the_model_lacks_is_refused(sdxl):
+    with pytest.raises(ValueError, match=r"no attention at 1/8.*only at 1/2, 1/4"):
+        with_scfg(sdxl, map_scale="1/8")
+
+
+@pytest.mark.parametrize("scale", ["auto", "1/2", "1/8"])
+@pytest.mark.parametrize("backend", ["basic", "split", "sub_quad", "pytorch"])
+def test_watching_changes_no_bit_of_the_output(monkeypatch, sd15, backend, scale):
+    monkeypatch.setattr(host_attention, "optimized_attention", getattr(host_attention, f"attention_{backend}"))
+    plain = run(sd15, steps=1)
+    model, record = with_regions(sd15, strength=0.0, map_scale=scale)
+    watched = run(model, steps=1)
+    assert torch.equal(watched, plain)
+    assert record.of(watched).steps
