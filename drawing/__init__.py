@@ -1,5 +1,6 @@
 """Tensors in, pictures out: torch, numpy and PIL. Never imports comfy."""
 
 from .heat import DIVERGING, SEQUENTIAL, heat_map
+from .regions import LegendEntry, region_picture
 
-__all__ = ["DIVERGING", "SEQUENTIAL", "heat_map"]
+__all__ = ["DIVERGING", "SEQUENTIAL", "LegendEntry", "heat_map", "region_picture"]

@@ -54,12 +54,16 @@ def new_sheet(width: int, height: int, title: str | None) -> tuple[Image.Image, 
 def write(
     pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: int = TEXT_SIZE,
     colour: tuple[int, int, int] = INK, align: str = "l", room: float = float("inf"),
+    halo: tuple[int, int, int] | None = None,
 ) -> None:
     """One line of text, centred vertically on `place`; align is PIL's "l", "m" or "r"."""
     text, font = written(text, size)
     x, y = place
     baseline = y + 0.36 * size  # half the height of capitals
-    pen.text((round(x), round(baseline)), shortened(text, font, room), fill=colour, font=font, anchor=f"{align}s")
+    pen.text(
+        (round(x), round(baseline)), shortened(text, font, room), fill=colour, font=font, anchor=f"{align}s",
+        stroke_width=3 if halo else 0, stroke_fill=halo,
+    )
 
 
 def text_width(text: str, size: int = TEXT_SIZE) -> float:
