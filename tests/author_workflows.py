@@ -1,0 +1,118 @@
+"""Save the example workflows as a user would, from the real front end: `python -m author_workflows [NAME ...]`.
+
+tests/workflows/NAME.json (API format) says what a workflow does; PAGES says how it is laid out and explained. The front
+end lays the nodes out and writes workflows/TITLE.json. Needs Chromium and playwright.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import uuid
+from typing import NamedTuple
+
+import workflow_files
+from browser import front_end
+from comfy_client import ComfyClient, Graph
+from comfy_server import comfy_server
+from paths import ROOT
+from workflow_pages import PAGES, Page
+
+LAYOUT = """async ({graph, groups, title}) => {
+  await app.loadApiJson(graph, title);
+  const gap = 40, top = 120, width = 360;
+  let x = 0;
+  for (const {name, note, nodes} of groups) {
+    const left = x + gap / 2;
+    let y = top;
+    const place = (node, height) => {
+      node.pos = [left, y];
+      node.setSize([width, height]);
+      y += height + gap + 20;
+    };
+    if (note) {
+      const node = LiteGraph.createNode('MarkdownNote');
+      app.graph.add(node);
+      node.widgets[0].value = note;
+      place(node, 90 + 22 * Math.ceil(note.length / 44) + 12 * note.split('\\n').length);
+    }
+    for (const id of nodes) {
+      const node = app.graph.getNodeById(id);
+      const height = node.computeSize()[1];
+      const big = /Preview|Save|WordMask/.test(node.type) ? 320 : 0;
+      place(node, Math.max(height, big, node.type.includes('Prompt') || node.type === 'CLIPTextEncode' ? 150 : 0));
+    }
+    const group = new LGraphGroup(name);
+    group.pos = [x, top - 80];
+    group.size = [width + gap, y - top + 60];
+    app.graph.add(group);
+    x += width + gap + 40;
+  }
+  app.graph.setDirtyCanvas(true, true);
+  return {saved: app.graph.serialize(), sent: (await app.graphToPrompt()).output};
+}"""
+
+
+class Saved(NamedTuple):
+    saved: dict  # UI format, as the front end writes it
+    sent: Graph  # API format, as the front end sends it
+
+
+def numbered(graph: Graph) -> tuple[Graph, dict[str, int]]:
+    """The graph with the numbers that the front end gives to nodes, and the number of each name."""
+    numbers = {name: index for index, name in enumerate(graph, start=1)}
+
+    def value(v):
+        return [str(numbers[v[0]]), v[1]] if isinstance(v, list) else v
+
+    return {
+        str(numbers[name]): {**node, "inputs": {key: value(v) for key, v in node["inputs"].items()}}
+        for name, node in graph.items()
+    }, numbers
+
+
+def author(client: ComfyClient, graph: Graph, page: Page) -> Saved:
+    plain, numbers = numbered(graph)
+    missing = set(graph) - {name for group in page.groups for name in group.nodes}
+    if missing:
+        raise ValueError(f"{page.title}: no group holds {', '.join(sorted(missing))}")
+    groups = [
+        {"name": group.name, "note": group.note, "nodes": [numbers[name] for name in group.nodes]}
+        for group in page.groups
+    ]
+    with front_end(client.address) as browser:
+        saved, sent = browser.evaluate(
+            LAYOUT, {"graph": plain, "groups": groups, "title": page.title}
+        ).values()
+    for number, node in plain.items():
+        if sent[number]["inputs"] != node["inputs"]:
+            raise ValueError(f"{page.title}: the front end sends {sent[number]} for {node}")
+    return Saved(published(saved, page), sent)
+
+
+def published(saved: dict, page: Page) -> dict:
+    """What the registry and the node manager read: a stable id, and the pack that each node comes from."""
+    for node in saved["nodes"]:
+        ours = node["type"].startswith("SemanticGuidance")
+        node["properties"]["cnr_id"] = "semantic-guidance" if ours else "comfy-core"
+        if node["type"] == "CheckpointLoaderSimple":
+            node["properties"]["models"] = [page.model]
+    saved["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"semantic-guidance/{page.title}"))
+    return saved
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="of tests/workflows; all by default")
+    names = parser.parse_args().names or list(PAGES)
+    with comfy_server() as client:
+        for name in names:
+            page = PAGES[name]
+            result = author(client, workflow_files.load(name), page)
+            path = ROOT / "workflows" / f"{page.title}.json"
+            path.write_text(json.dumps(result.saved, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

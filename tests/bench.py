@@ -1,0 +1,146 @@
+"""Cost of guidance as a ratio to plain CFG, measured in the same run: `python dev.py bench`.
+
+Random weights in the host's own classes at the real topologies. Plain and guided sampling alternate; time is CPU time
+per sampling step, so that other load on the machine matters little; the ratio is the median over the rounds. Memory is
+the peak of what torch holds beyond the weights, from its profiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from paths import use_host
+
+use_host()
+
+import comfy.model_patcher  # noqa: E402
+import comfy.sample  # noqa: E402
+import comfy.supported_models  # noqa: E402
+import torch  # noqa: E402
+from semantic_guidance.attention_hooks.scfg import Settings, patch_scfg  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+class Topology(NamedTuple):
+    config_class: type
+    unet: dict
+    latent: int
+    text_width: int
+
+
+COMMON = dict(
+    image_size=32, in_channels=4, out_channels=4, use_spatial_transformer=True, use_checkpoint=False, legacy=False,
+    use_temporal_attention=False,
+)  # fmt: skip
+
+
+def sd15(width: int, latent: int) -> Topology:
+    unet = dict(
+        COMMON, model_channels=width, num_res_blocks=[2] * 4, channel_mult=[1, 2, 4, 4],
+        transformer_depth=[1] * 6 + [0, 0], transformer_depth_middle=1, transformer_depth_output=[1] * 9 + [0] * 3,
+        num_heads=8, num_head_channels=-1, use_linear_in_transformer=False, adm_in_channels=None, context_dim=768,
+    )  # fmt: skip
+    return Topology(comfy.supported_models.SD15, unet, latent, 768)
+
+
+def sdxl(width: int, latent: int) -> Topology:
+    unet = dict(
+        COMMON, model_channels=width, num_res_blocks=[2] * 3, channel_mult=[1, 2, 4],
+        transformer_depth=[0, 0, 2, 2, 10, 10], transformer_depth_middle=10,
+        transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10], num_heads=-1, num_head_channels=64,
+        use_linear_in_transformer=True, adm_in_channels=2816, num_classes="sequential", context_dim=2048,
+    )  # fmt: skip
+    return Topology(comfy.supported_models.SDXL, unet, latent, 2048)
+
+
+def build(topology: Topology, dtype: torch.dtype) -> comfy.model_patcher.ModelPatcher:
+    config = topology.config_class(dict(topology.unet, dtype=dtype))
+    config.set_inference_dtype(dtype, None)
+    model = config.get_model({}, "", CPU)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
+            else:
+                parameter.fill_(0.1)
+    return comfy.model_patcher.ModelPatcher(model.eval(), CPU, CPU)
+
+
+def sampler(model, topology: Topology, steps: int) -> Callable[[], None]:
+    """A function that samples once with `model`."""
+    generator = torch.Generator().manual_seed(1)
+    latent = torch.zeros((1, 4, topology.latent, topology.latent))
+    noise = torch.randn(latent.shape, generator=generator)
+    positive, negative = (
+        [[torch.randn((1, 77, topology.text_width), generator=generator), {"pooled_output": torch.zeros((1, 1280))}]]
+        for _ in range(2)
+    )
+
+    def run() -> None:
+        with torch.inference_mode():
+            comfy.sample.sample(
+                model, noise, steps, 7.5, "euler", "normal", positive, negative, latent, disable_pbar=True, seed=1
+            )
+
+    return run
+
+
+def cpu_seconds(run: Callable[[], None]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def peak_bytes(run: Callable[[], None]) -> int:
+    """The most that torch held at once during `run`, beyond what it held before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    held = peak = 0
+    for event in sorted(_memory_events(profile), key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def _memory_events(profile) -> Iterator:
+    return (event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
+
+
+def compare(name: str, topology: Topology, dtype: torch.dtype, rounds: int, steps: int) -> None:
+    model = build(topology, dtype)
+    guided, _ = patch_scfg(model, Settings())
+    plain_run, guided_run = sampler(model, topology, steps), sampler(guided, topology, steps)
+    plain_peak, guided_peak = peak_bytes(plain_run), peak_bytes(guided_run)  # these also warm up
+    plain_time, guided_time = [], []
+    for _ in range(rounds):
+        plain_time.append(cpu_seconds(plain_run))
+        guided_time.append(cpu_seconds(guided_run))
+    ratios = [b / a for a, b in zip(plain_time, guided_time, strict=True)]
+    print(
+        f"{name:<34} S-CFG / CFG time {statistics.median(ratios):.4f} (rounds {min(ratios):.4f} to {max(ratios):.4f})"
+        f"  step {statistics.median(plain_time) / steps:.2f} s  memory +{(guided_peak - plain_peak) / 2**20:.1f} MB"
+        f" of {plain_peak / 2**20:.0f} MB",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="times that plain and guided sampling alternate")
+    parser.add_argument("--steps", type=int, default=1, help="sampling steps in each")
+    parser.add_argument("--only", choices=["sd15", "sdxl"], help="one topology only")
+    arguments = parser.parse_args()
+    if arguments.only != "sdxl":
+        compare("SD 1.5, full width, 64x64", sd15(320, 64), torch.float32, arguments.rounds, arguments.steps)
+    if arguments.only != "sd15":
+        compare("SDXL, 1/2 width, 64x64", sdxl(160, 64), torch.float32, arguments.rounds, arguments.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The real front end in a headless Chromium, driven by playwright (both only for developers)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Page, sync_playwright
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+def chromium() -> str | None:
+    """The browser: CHROMIUM_PATH, or what is installed; None where there is none."""
+    return os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@contextmanager
+def front_end(address: str, width: int = 1600, height: int = 1000) -> Iterator[Page]:
+    """A page with the front end of the ComfyUI at `address`, loaded and without the template dialog."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.goto(address, wait_until="domcontentloaded")
+        page.wait_for_function("window.app?.graph && window.app.extensionManager && !!window.LiteGraph", timeout=120_000)
+        page.wait_for_function("Object.keys(LiteGraph.registered_node_types).length > 100", timeout=120_000)
+        page.wait_for_timeout(2000)
+        page.keyboard.press("Escape")
+        yield page
+        browser.close()

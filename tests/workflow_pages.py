@@ -1,0 +1,109 @@
+"""How the example workflows are laid out and what their notes say. Groups are columns, left to right."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Group(NamedTuple):
+    name: str
+    note: str
+    nodes: list[str]
+
+
+class Page(NamedTuple):
+    title: str  # file name, and what the template browser shows
+    model: dict[str, str]  # for the front end's offer to download it
+    groups: list[Group]
+
+
+SD15 = {
+    "name": "v1-5-pruned-emaonly-fp16.safetensors",
+    "url": "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",
+    "directory": "checkpoints",
+}
+SDXL = {
+    "name": "sd_xl_base_1.0.safetensors",
+    "url": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors",
+    "directory": "checkpoints",
+}
+
+SCFG_GROUPS = [
+    Group(
+        "1  Model and prompts",
+        "**S-CFG** gives every region of the picture its own CFG scale.\n\nChoose a checkpoint and write a prompt. "
+        "*Prompt with Words* encodes it like CLIP Text Encode and remembers which tokens each word became, so that the "
+        "regions can be named.",
+        ["loader", "positive", "negative", "latent"],
+    ),
+    Group(
+        "2  Guidance",
+        "**strength** 1 is the paper, 0 is plain CFG. **rate_min** and **rate_max** bound how much a region's scale may "
+        "differ from cfg. Both samplers have the same seed, so that you see what S-CFG changes.",
+        ["scfg", "guided", "plain"],
+    ),
+    Group("3  Pictures", "", ["guided_image", "plain_image", "save_guided", "save_plain"]),
+    Group(
+        "4  What it did",
+        "The regions are those the model itself drew at the chosen **step** (-1 is the last, 0 shows all). The second "
+        "picture shows the rate at every place: 1 is plain CFG.",
+        ["regions", "save_regions", "save_rates"],
+    ),
+    Group(
+        "5  What a word sees",
+        "One more forward pass shows where the model sees each word. The mask output works with every node that takes "
+        "a MASK.",
+        ["words", "save_words"],
+    ),
+]
+
+PAGES = {
+    "scfg_text_to_image": Page("S-CFG text to image (SD 1.5)", SD15, SCFG_GROUPS),
+    "scfg_text_to_image_sdxl": Page("S-CFG text to image (SDXL)", SDXL, SCFG_GROUPS),
+    "see_what_a_word_sees": Page(
+        "See what a word sees",
+        SD15,
+        [
+            Group(
+                "1  A picture",
+                "Any latent will do: a sampled one as here, or a photograph through VAE Encode.",
+                ["loader", "positive", "negative", "latent", "sampler", "image"],
+            ),
+            Group(
+                "2  Where the model sees the words",
+                "Write words or phrases of the prompt, separated by commas. **noise_level** is how much noise the "
+                "latent gets before the model looks at it: more noise shows where the model plans things, less noise "
+                "where it finds them.",
+                ["words", "save_words"],
+            ),
+            Group(
+                "3  As masks",
+                "One mask per word, in the order of the words. Connect them to any node that takes a MASK.",
+                ["mask_image", "save_masks", "save_image"],
+            ),
+        ],
+    ),
+    "inpaint_by_a_word": Page(
+        "Inpaint by a word",
+        SD15,
+        [
+            Group(
+                "1  A picture",
+                "The picture to change. Replace the sampler by Load Image and VAE Encode to change a photograph; the "
+                "prompt then says what is in it.",
+                ["loader", "positive", "negative", "latent", "sampler", "image"],
+            ),
+            Group(
+                "2  Mask by a word",
+                "The mask is where the model sees the word. Grow it a little, so that the old outline goes too.",
+                ["words", "grow", "save_words"],
+            ),
+            Group(
+                "3  Paint something else",
+                "Only the masked part is sampled again, with the new prompt.",
+                ["new_prompt", "masked", "inpaint", "inpainted"],
+            ),
+            Group("4  Before and after", "", ["save_image", "save_inpainted"]),
+        ],
+    ),
+}
