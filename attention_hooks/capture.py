@@ -69,7 +69,9 @@ class Capture:
 
     def watch_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> dict[str, Any]:
         """Options for one model call, in which the conds that are wanted and not yet gathered are watched."""
-        uuids = transformer_options["uuids"]
+        uuids = transformer_options.get("uuids", [])
+        if self._wanted.keys().isdisjoint(uuids):
+            return transformer_options
         images = _images(x, transformer_options, self._batch)
         open_chunks = [
             (chunk, uuid) for chunk, uuid in enumerate(uuids)
@@ -94,8 +96,10 @@ class Capture:
 
     def end_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> None:
         """Later calls in this evaluation for the same conds and images are other nodes' extra passes."""
-        images = _images(x, transformer_options, self._batch)
-        self._closed |= {(uuid, images) for uuid in transformer_options["uuids"]}
+        seen = self._wanted.keys() & set(transformer_options.get("uuids", []))
+        if seen:
+            images = _images(x, transformer_options, self._batch)
+            self._closed |= {(uuid, images) for uuid in seen}
 
     def maps(self, uuid: Any) -> Maps:
         """What was gathered for one cond that the model was called for. ValueError where no layer could be read."""
@@ -119,9 +123,15 @@ class Capture:
         windows = first.new_zeros((self._batch, 1, 1, 1))
         for images, part in parts.items():
             rows = torch.tensor(images, device=first.device)
-            total[rows] += getattr(part, name) / part.layers
-            windows[rows] += 1
-        return total / windows.clamp_min(1)
+            maps = getattr(part, name).to(first.device) / part.layers
+            total.index_add_(0, rows, maps)
+            windows.index_add_(0, rows, torch.ones_like(maps[:, :1, :1, :1]))
+        if (windows == 0).any():
+            raise ValueError(
+                f"{self._node}: a prompt was used for some images of the batch only, because context windows split the "
+                "prompts. Turn split_conds_to_windows off."
+            )
+        return total / windows
 
     def _layer_maps(
         self, seen: Observation, rows: slice, wanted: Wanted, grid: tuple[int, int]
@@ -164,15 +174,18 @@ def wanted_conds(guider: CFGGuider, foreground: bool) -> dict[Any, Wanted]:
 def _images(x: Tensor, transformer_options: dict[str, Any], batch: int) -> tuple[int, ...]:
     """The images of the batch that are in each chunk of this call: all of them, or those of a context window."""
     per_chunk = x.shape[0] // len(transformer_options["uuids"])
-    if per_chunk == batch:
-        return tuple(range(batch))
     window = transformer_options.get("context_window")
-    if window is None or window.dim != 0 or len(window.index_list) != per_chunk:
+    if window is not None and window.dim == 0:
+        anchor = getattr(window, "causal_anchor_index", None)  # an image that the host puts before the window's
+        images = ([] if anchor is None else [anchor]) + list(window.index_list)
+    else:
+        images = list(range(batch))
+    if len(images) != per_chunk:
         raise ValueError(
             f"the model was called for {per_chunk} of {batch} images, which is neither the whole batch nor a context "
             "window of it. A node that splits batches cannot be combined with semantic guidance."
         )
-    return tuple(window.index_list)
+    return tuple(images)
 
 
 def _is_readable(seen: Observation, rows: int, lengths: list[int]) -> bool:

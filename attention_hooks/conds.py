@@ -40,7 +40,8 @@ def placed_conds(conds: list[dict[str, Any]], x: Tensor, sigma: Tensor) -> list[
         item = Placed(cond, (top, left, h, w), share)
         (defaults if "default" in cond else placed).append(item)
     if defaults:  # they fill what the others leave
-        taken = sum((item.share for item in placed), torch.zeros_like(defaults[0].share))
-        placed += [item._replace(share=item.share * (1 - taken).relu()) for item in defaults]
+        left = (1 - sum((item.share for item in placed), torch.zeros_like(defaults[0].share))).relu()
+        if left.any():
+            placed += [item._replace(share=left) for item in defaults]
     total = sum(item.share for item in placed)
     return [item._replace(share=item.share / total.clamp_min(1e-8)) for item in placed]

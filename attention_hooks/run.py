@@ -42,14 +42,15 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -
 
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
-        options = guider.model_options.setdefault("transformer_options", {})
-        run = options[key] = make_run(guider, sigmas)
+        before = guider.model_options
+        run = make_run(guider, sigmas)
+        guider.model_options = {**before, "transformer_options": {**before.get("transformer_options", {}), key: run}}
         try:
             samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
             run.finish(samples)
             return samples
         finally:
-            del options[key]
+            guider.model_options = before
 
     def predict_noise(executor, x, timestep, model_options, *args, **kwargs):
         run = current_run(model_options, key)
