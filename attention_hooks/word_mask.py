@@ -1,0 +1,152 @@
+"""Where the model sees a word: the attention of one model call on a noised latent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import comfy.sample
+import torch
+import torch.nn.functional as F
+from comfy.samplers import KSAMPLER, CFGGuider, calc_cond_batch
+from torch import Tensor
+
+from ..guidance.scfg import Completion
+from .capture import Capture, Wanted
+from .conds import Placed, placed_conds, text_length
+from .families import layers_at, model_layers
+from .run import add_run
+from .words import CONDITIONING_KEY, PromptWords, find_phrase, is_token_number, nearest_phrase, word_list
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+NODE = "Word Mask"
+
+
+class WordMap(NamedTuple):
+    """Where one phrase is seen, for each latent image, at the latent's size, on the CPU."""
+
+    phrase: str
+    attention: Tensor  # [B, H, W]; 1 is the phrase's mean over the picture
+    share: Tensor  # [B, H, W]; the part that the prompts with this phrase have in the result, 0..1
+
+
+class _OneCall(CFGGuider):
+    """Evaluates its only prompt, without guidance, so that no other node's guidance adds model calls."""
+
+    def predict_noise(self, x, timestep, model_options, seed):
+        return calc_cond_batch(self.inner_model, [self.conds["positive"]], x, timestep, model_options)[0]
+
+
+@torch.no_grad()
+def _one_call(model, x, sigmas, extra_args, callback, disable):
+    return model(x, sigmas[0].expand(x.shape[0]), **extra_args)
+
+
+class _WordRun:
+    """The one call: gathers the token maps of the prompts that have one of the phrases."""
+
+    def __init__(self, capture: Capture, phrases: list[str]):
+        self.capture = capture
+        self.phrases = phrases
+        self.placed: list[Placed] = []
+
+    def begin_evaluation(self, guider: CFGGuider, x: Tensor, sigma: float) -> None:
+        self.placed = placed_conds(guider.conds["positive"], x, x.new_tensor([sigma]))
+        wanted = {
+            item.cond["uuid"]: Wanted(tokens=True, foreground=False, length=text_length(item.cond))
+            for item in self.placed
+            if any(_columns(item.cond.get(CONDITIONING_KEY), text_length(item.cond), phrase) for phrase in self.phrases)
+        }
+        self.capture.begin(wanted, x.shape[0])
+
+    def watch_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> dict[str, Any]:
+        return self.capture.watch_forward(x, transformer_options)
+
+    def end_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> None:
+        self.capture.end_forward(x, transformer_options)
+
+    def finish(self, samples: Tensor) -> None:
+        self.maps = [self._word_map(phrase) for phrase in self.phrases]
+
+    def _word_map(self, phrase: str) -> WordMap:
+        attention, share = [], []
+        for item in self.placed:
+            columns = _columns(item.cond.get(CONDITIONING_KEY), text_length(item.cond), phrase)
+            if columns and item.share.any():
+                tokens = self.capture.maps(item.cond["uuid"]).tokens[:, list(columns)].mean(dim=1, keepdim=True)
+                top, left, h, w = item.area
+                placed = torch.zeros_like(item.share)
+                placed[..., top : top + h, left : left + w] = F.interpolate(tokens, (h, w), mode="bilinear")
+                attention.append(item.share * placed)
+                share.append(item.share)
+        if not share:
+            raise ValueError(
+                f'{NODE}: the prompt with "{phrase}" does not act at this noise level: its timestep range or its mask '
+                "leaves nothing. Change noise_level, or connect the prompt without its range."
+            )
+        total = sum(share)
+        return WordMap(phrase, (sum(attention) / total.clamp_min(1e-8))[:, 0].cpu(), total[:, 0].cpu())
+
+
+def word_maps(
+    model: ModelPatcher, conditioning: list, latent: dict[str, Any], phrases: list[str], noise_level: float,
+    completion: Completion, map_scale: int | None = None, seed: int = 0,
+) -> list[WordMap]:
+    """Call the model once on the latent with noise, and return the map of each phrase.
+
+    noise_level: the share of the noise schedule, 0 (sigma_min) to 1 (sigma_max). A phrase's map is the mean over its
+    tokens of S-CFG's renormalised token maps. Where several prompts contain it, they count as they do in sampling.
+    Raises ValueError for a phrase that no prompt contains, and for a model whose attention cannot be read.
+    """
+    layers = model_layers(model, NODE)
+    scale, chosen = layers_at(layers, map_scale)
+    check_phrases(conditioning, phrases)
+
+    model = model.clone()
+    run = _WordRun(Capture(NODE, chosen, scale, completion), phrases)
+    add_run(model, lambda guider, sigmas: run)
+    guider = _OneCall(model)
+    guider.inner_set_conds({"positive": conditioning})
+
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    sigmas = torch.tensor([noise_sigma(model, noise_level), 0.0])
+    guider.sample(noise, samples, KSAMPLER(_one_call), sigmas, latent.get("noise_mask"), disable_pbar=True, seed=seed)
+    return run.maps
+
+
+def noise_sigma(model: ModelPatcher, noise_level: float) -> float:
+    """The sigma at a share of the noise schedule, kept within the range that the model was trained for."""
+    model_sampling = model.get_model_object("model_sampling")
+    sigma = model_sampling.percent_to_sigma(1 - noise_level)
+    return min(max(float(sigma), float(model_sampling.sigma_min)), float(model_sampling.sigma_max))
+
+
+def check_phrases(conditioning: list, phrases: list[str]) -> None:
+    """Raise ValueError, with the words there are, unless every phrase is in one of the prompts."""
+    prompts = [(extra.get(CONDITIONING_KEY), text.shape[1]) for text, extra in conditioning if text is not None]
+    known = [words for words, _ in prompts if words is not None]
+    texts = ", ".join(dict.fromkeys(text for words in known for text in word_list(words))) or "none"
+    if not phrases:
+        raise ValueError(f"{NODE}: no words are given. Name words of the prompt, separated by commas. It has: {texts}.")
+    for phrase in phrases:
+        if any(_columns(words, length, phrase) for words, length in prompts):
+            continue
+        if is_token_number(phrase):
+            last = max((length for _, length in prompts), default=0) - 1
+            raise ValueError(f"{NODE}: there is no token {phrase}. The prompt has the tokens #0 to #{last}.")
+        if not known:
+            raise ValueError(
+                f'{NODE}: cannot find "{phrase}", because this prompt does not say which tokens its words became. '
+                'Encode it with the "Prompt with Words" node, or give token numbers such as #5 (#0 is the start).'
+            )
+        near = next((found for words in known if (found := nearest_phrase(words, phrase))), None)
+        hint = f' Did you mean "{near}"?' if near else ""
+        raise ValueError(f'{NODE}: "{phrase}" is not in the prompt.{hint} Its words are: {texts}.')
+
+
+def _columns(words: PromptWords | None, length: int | None, phrase: str) -> tuple[int, ...]:
+    if words is None or is_token_number(phrase):
+        words = PromptWords((), length or 0)
+    return find_phrase(words, phrase)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import logging
+
+import torch
+import torch.nn.functional as F
+from comfy_api.latest import io, ui
+
+from ..attention_hooks.word_mask import NODE, WordMap, word_maps
+from ..attention_hooks.words import split_phrases
+from ..drawing import heat_map
+from ..guidance.scfg import COMPLETIONS
+from ..guidance.word_map import contrast, hard_mask, soft_mask
+from .scfg import COMPLETION_TOOLTIP, MAP_SCALE_TOOLTIP, MAP_SCALES
+from .sockets import CATEGORY
+
+log = logging.getLogger(__name__)
+UNIFORM = 0.1
+
+
+class SemanticGuidanceWordMask(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemanticGuidanceWordMask",
+            display_name="Word Mask",
+            category=CATEGORY,
+            description="Shows where the model sees words of a prompt in a latent, after one pass of the model: a "
+            "mask for each word, for inpainting or regional prompts, and a heat map to look at.",
+            search_aliases=["attention map", "cross attention", "daam", "heat map", "mask from text", "token mask",
+                            "segment word", "semantic guidance"],
+            inputs=[
+                io.Model.Input("model", tooltip="A model of the SD 1.x, SD 2.x or SDXL family."),
+                io.Conditioning.Input(
+                    "conditioning",
+                    tooltip="The prompt that describes the latent. Encode it with Prompt with Words.",
+                ),
+                io.Latent.Input("latent", tooltip="The picture to look at: a sampled latent, or VAE Encode's."),
+                io.String.Input(
+                    "words", default="",
+                    tooltip="Words or phrases of the prompt, separated by commas: cat, red balloon. Token numbers "
+                    "such as #5 work too, with any text encoding node.",
+                ),
+                io.Float.Input(
+                    "noise_level", default=0.5, min=0.0, max=1.0, step=0.01, round=0.001,
+                    tooltip="How much noise is added before the model looks, as a share of its noise schedule. "
+                    "1 is pure noise, so that the model sees what it would start to draw.",
+                ),
+                io.Combo.Input(
+                    "mask", options=["soft", "hard"], default="soft",
+                    tooltip="Soft goes from 0 to 1. Hard is 0 or 1, decided by threshold.",
+                ),
+                io.Float.Input(
+                    "threshold", default=0.5, min=0.0, max=1.0, step=0.01, round=0.001,
+                    tooltip="A hard mask covers what reaches this share of the soft mask's maximum.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, advanced=True, tooltip="Seed of the noise."
+                ),
+                io.Combo.Input(
+                    "completion", options=list(COMPLETIONS), default="as released", advanced=True,
+                    tooltip=COMPLETION_TOOLTIP,
+                ),
+                io.Combo.Input(
+                    "map_scale", options=list(MAP_SCALES), default="auto", advanced=True, tooltip=MAP_SCALE_TOOLTIP
+                ),
+                io.Image.Input(
+                    "image", optional=True,
+                    tooltip="The decoded picture. Masks take its size, and heat maps are laid over it.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(
+                    display_name="masks",
+                    tooltip="One mask per word: all latents of the batch for the first word, then for the second.",
+                ),
+                io.Image.Output(display_name="heat maps", tooltip="One picture per mask, in the same order."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, conditioning, latent, words: str, noise_level: float, mask: str, threshold: float, seed: int,
+        completion: str, map_scale: str, image: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        maps = word_maps(
+            model, conditioning, latent, split_phrases(words), noise_level, completion, MAP_SCALES[map_scale], seed
+        )
+        size = _picture_size(model, latent) if image is None else tuple(image.shape[1:3])
+        soft = torch.cat([soft_mask(seen.attention, seen.share, size) for seen in maps])
+        masks = soft if mask == "soft" else hard_mask(soft, threshold)
+        heat = _heat_maps(maps, size, image)
+        return io.NodeOutput(masks, heat, ui=ui.PreviewImage(heat, cls=cls))
+
+
+def _picture_size(model, latent: dict) -> tuple[int, int]:
+    """Height and width of the latent's picture."""
+    height, width = latent["samples"].shape[-2:]
+    downscale = model.get_model_object("latent_format").spacial_downscale_ratio
+    return downscale * height, downscale * width
+
+
+def _heat_maps(maps: list[WordMap], size: tuple[int, int], image: torch.Tensor | None) -> torch.Tensor:
+    """A picture [H, W, 3] of the attention that each word gets in each latent, on one scale. Flat maps are told."""
+    scale = (0.0, max(float(seen.attention.max()) for seen in maps))
+    pictures = []
+    for seen in maps:
+        flat = contrast(seen.attention, seen.share) < UNIFORM
+        if flat.any():
+            log.warning('%s: the map of "%s" is nearly uniform, so its mask means little. The model may not see it.',
+                        NODE, seen.phrase)
+        for number, attention in enumerate(seen.attention):
+            title = f"{seen.phrase} (nearly uniform)" if flat[number] else seen.phrase
+            if image is None:
+                behind, attention = None, F.interpolate(attention[None, None], size, mode="bilinear")[0, 0]
+            else:
+                behind = image[number % len(image)]
+            pictures.append(heat_map(attention, behind, title, scale))
+    return torch.stack(pictures)
+
+
+NODES = [SemanticGuidanceWordMask]
