@@ -38,6 +38,71 @@ class Regions(NamedTuple):
     mark: Tensor  # of the latent that the run returned
 
 
+class ShownWord(NamedTuple):
+    """A word that owns some part of the image; one for all tokens without a word."""
+
+    prompt: int
+    text: str  # "" for start, end and padding
+    number: int | None  # in the order in which the words of the whole run were met; None without a word
+
+
+class WordStep(NamedTuple):
+    """One step by words."""
+
+    step: int  # from 0
+    owner: Tensor  # [B, H, W] int64, index into the words shown
+    shares: Tensor  # [B, n], of the image, sum to 1
+    rates: Tensor  # [B, n], mean of the applied rate over the word's part, NaN where it has none
+    rate_map: Tensor  # [B, H, W] fp32
+
+
+def steps_shown(run: Regions, number: int) -> tuple[RegionStep, ...]:
+    """-1: the last step that was recorded, 0: all of them, n: the sampler's nth step. ValueError outside of these."""
+    if number == 0:
+        return run.steps
+    if number == -1:
+        return run.steps[-1:]
+    for step in run.steps:
+        if step.step == number - 1:
+            return (step,)
+    first, last = run.steps[0].step + 1, run.steps[-1].step + 1
+    raise ValueError(f"there is no step {number}. S-CFG acted in steps {first} to {last}; -1 is the last, 0 shows all.")
+
+
+def by_words(run: Regions, steps: tuple[RegionStep, ...]) -> tuple[tuple[ShownWord, ...], list[WordStep]]:
+    """Regions of tokens joined to regions of words.
+
+    The words that own some part of the image in one of these steps, in the order of the prompts, "no word" last.
+    The same text at two places of a prompt is one word.
+    """
+    keys = [(region.prompt, region.text) if region.text else (0, "") for region in run.regions]
+    numbers: dict[tuple[int, str], int] = {}
+    for key in keys:
+        if key[1]:
+            numbers.setdefault(key, len(numbers))
+    seen = {int(index) for step in steps for index in step.owner.unique()}
+    places = {keys[index]: (not keys[index][1], *run.regions[index][:2]) for index in sorted(seen, reverse=True)}
+    order = sorted(places, key=places.__getitem__)
+    words = tuple(ShownWord(*key, numbers.get(key)) for key in order)
+
+    index_of = {key: index for index, key in enumerate(order)}
+    table = torch.tensor([index_of.get(key, -1) for key in keys])
+    shown = []
+    for step in steps:
+        owner = table[step.owner.long()]
+        masks = word_masks(owner, len(words)).flatten(2).float()  # [B, n, H * W]
+        rate_map = step.rate_map.float()
+        sizes = masks.sum(dim=-1)
+        rates = torch.einsum("bnp,bp->bn", masks, rate_map.flatten(1)) / sizes
+        shown.append(WordStep(step.step, owner, sizes / masks.shape[-1], rates, rate_map))
+    return words, shown
+
+
+def word_masks(owner: Tensor, count: int) -> Tensor:
+    """[B, H, W] indices -> bool [B, count, H, W]; every position belongs to one word."""
+    return owner[:, None] == torch.arange(count)[:, None, None]
+
+
 def latent_mark(samples: Tensor) -> Tensor:
     """A short mark by which a latent can be recognised: its shape and some of its values."""
     values = samples.flatten()

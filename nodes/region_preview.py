@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..attention_hooks.regions import RegionRecord, ShownWord, WordStep, by_words, steps_shown, word_masks
+from ..drawing import DIVERGING, LegendEntry, heat_map, region_picture
+from .sockets import CATEGORY, Regions
+
+NODE = "Region Preview"
+PIXELS_PER_LATENT = 8  # of every model family that S-CFG knows
+
+
+class SemanticGuidanceRegionPreview(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemanticGuidanceRegionPreview",
+            display_name="Region Preview",
+            category=CATEGORY,
+            description="Shows the regions that the model's attention drew while sampling with S-CFG: each word's part "
+            "of the image in its own colour, how large it is, and how strongly it was guided.",
+            search_aliases=["attention map", "segmentation", "s-cfg", "word mask", "semantic guidance", "heat map"],
+            is_output_node=True,
+            inputs=[
+                Regions.Input("regions", tooltip="From the S-CFG node whose model made the latent."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="The latent that the sampler returned. It makes this node wait for the sampler, and tells "
+                    "which of its runs to show.",
+                ),
+                io.Image.Input(
+                    "image", optional=True,
+                    tooltip="The decoded latent, to draw the regions on. Without it they are drawn on plain grey.",
+                ),
+                io.Int.Input(
+                    "step", default=-1, min=-1, max=10000,
+                    tooltip="Which sampling step to show, counted from 1. -1 is the last one, 0 shows all of them.",
+                ),
+                io.Float.Input(
+                    "opacity", default=0.55, min=0.0, max=1.0, step=0.05, round=0.001,
+                    tooltip="How much the colours cover the image. Under them the image is grey, so that each colour "
+                    "stands for a word.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="regions",
+                    tooltip="The coloured regions with a legend of words; step by step, and in it image by image.",
+                ),
+                io.Mask.Output(
+                    display_name="masks",
+                    tooltip="A hard mask for each word, in the order of the legend, image by image; of the step shown, "
+                    "or of the last step where all are shown. Together they cover every pixel once.",
+                ),
+                io.Image.Output(
+                    display_name="rates",
+                    tooltip="How strongly each place was guided: 1 is plain CFG. The scale is the same for all steps.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, regions: RegionRecord, latent: dict, image: Tensor | None = None, step: int = -1,
+                opacity: float = 0.55) -> io.NodeOutput:
+        try:
+            run = regions.of(latent["samples"])
+            chosen = steps_shown(run, step)
+        except ValueError as error:
+            raise ValueError(f"{NODE}: {error}") from error
+        words, steps = by_words(run, chosen)
+        images = _images(image, batch=len(chosen[0].owner))
+        rates = torch.stack([seen.rate_map for seen in run.steps])
+        scale = (float(rates.min()), float(rates.max()))
+
+        pictures, heat = [], []
+        for shown, recorded in zip(steps, chosen, strict=True):
+            for index, picture in enumerate(images):
+                title = f"Step {shown.step + 1}, sigma {recorded.sigma:.3g}"
+                title += f", image {index + 1} of {len(images)}" if len(images) > 1 else ""
+                legend = _legend(words, shown, index)
+                pictures.append(region_picture(shown.owner[index], legend, picture, opacity, title))
+                heat.append(heat_map(shown.rate_map[index], picture, title, scale, DIVERGING, unit="x"))
+        masks = _masks(steps[-1], len(words), images[0])
+        preview = ui.PreviewImage([*pictures, *heat], cls=cls)
+        return io.NodeOutput(torch.stack(pictures), masks, torch.stack(heat), ui=preview)
+
+
+def _images(image: Tensor | None, batch: int) -> list[Tensor | None]:
+    """One image, or none, for each latent of the batch."""
+    if image is None:
+        return [None] * batch
+    if len(image) != batch:
+        raise ValueError(
+            f"{NODE}: {len(image)} images for {batch} latents. Connect the images decoded from this latent, or none."
+        )
+    return list(image.cpu())
+
+
+def _legend(words: tuple[ShownWord, ...], shown: WordStep, index: int) -> list[LegendEntry]:
+    texts = [word.text for word in words]
+    entries = []
+    for word, share, rate in zip(words, shown.shares[index].tolist(), shown.rates[index].tolist(), strict=True):
+        label = word.text or "(no word)"
+        if texts.count(word.text) > 1:
+            label += f" (prompt {word.prompt + 1})"
+        entries.append(LegendEntry(label, word.number, share, rate if share else None))
+    return entries
+
+
+def _masks(shown: WordStep, count: int, image: Tensor | None) -> Tensor:
+    """[B * count, H, W] in 0 or 1, at the image's size, or at the size that the latent decodes to."""
+    height, width = shown.owner.shape[1:]
+    size = (height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT) if image is None else tuple(image.shape[:2])
+    owner = F.interpolate(shown.owner[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
+    return word_masks(owner, count).flatten(0, 1).float()
+
+
+NODES = [SemanticGuidanceRegionPreview]
