@@ -21,11 +21,6 @@ def soft_mask(attention: Tensor, share: Tensor, size: tuple[int, int]) -> Tensor
     return mask / mask.amax(dim=(-2, -1), keepdim=True).clamp_min(1e-8)
 
 
-def hard_mask(soft: Tensor, threshold: float) -> Tensor:
-    """1 where a soft mask reaches this share of its maximum, else 0. [B, H, W], same shape."""
-    return (soft >= threshold * soft.amax(dim=(-2, -1), keepdim=True)).to(soft.dtype)
-
-
 def contrast(attention: Tensor, share: Tensor) -> Tensor:
     """How uneven a word's attention [B, H, W] is where share > 0: its standard deviation over its mean, [B]."""
     seen = (share > 0).to(attention.dtype)

@@ -10,7 +10,7 @@ from ..attention_hooks.word_mask import NODE, WordMap, word_maps
 from ..attention_hooks.words import split_phrases
 from ..drawing import heat_map
 from ..guidance.scfg import COMPLETIONS
-from ..guidance.word_map import contrast, hard_mask, soft_mask
+from ..guidance.word_map import contrast, soft_mask
 from .scfg import COMPLETION_TOOLTIP, MAP_SCALE_TOOLTIP, MAP_SCALES
 from .sockets import CATEGORY
 
@@ -88,7 +88,7 @@ class SemanticGuidanceWordMask(io.ComfyNode):
         )
         size = _picture_size(model, latent) if image is None else tuple(image.shape[1:3])
         soft = torch.cat([soft_mask(seen.attention, seen.share, size) for seen in maps])
-        masks = soft if mask == "soft" else hard_mask(soft, threshold)
+        masks = soft if mask == "soft" else (soft >= threshold).float()
         heat = _heat_maps(maps, size, image)
         return io.NodeOutput(masks, heat, ui=ui.PreviewImage(heat, cls=cls))
 
