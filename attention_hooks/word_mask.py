@@ -15,7 +15,7 @@ from .capture import Capture, Wanted
 from .conds import Placed, placed_conds, text_length
 from .families import layers_at, model_layers
 from .run import add_run
-from .words import CONDITIONING_KEY, PromptWords, find_phrase, is_token_number, nearest_phrase, word_list
+from .words import CONDITIONING_KEY, check_phrases, phrase_columns
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -56,7 +56,7 @@ class _WordRun:
         wanted = {
             item.cond["uuid"]: Wanted(tokens=True, foreground=False, length=text_length(item.cond))
             for item in self.placed
-            if any(_columns(item.cond.get(CONDITIONING_KEY), text_length(item.cond), phrase) for phrase in self.phrases)
+            if any(_columns(item.cond, phrase) for phrase in self.phrases)
         }
         self.capture.begin(wanted, x.shape[0])
 
@@ -72,7 +72,7 @@ class _WordRun:
     def _word_map(self, phrase: str) -> WordMap:
         attention, share = [], []
         for item in self.placed:
-            columns = _columns(item.cond.get(CONDITIONING_KEY), text_length(item.cond), phrase)
+            columns = _columns(item.cond, phrase)
             if columns and item.share.any():
                 tokens = self.capture.maps(item.cond["uuid"]).tokens[:, list(columns)].mean(dim=1, keepdim=True)
                 top, left, h, w = item.area
@@ -101,7 +101,7 @@ def word_maps(
     """
     layers = model_layers(model, NODE)
     scale, chosen = layers_at(layers, map_scale)
-    check_phrases(conditioning, phrases)
+    check_phrases(conditioning, phrases, NODE)
 
     model = model.clone()
     run = _WordRun(Capture(NODE, chosen, scale, completion), phrases)
@@ -123,30 +123,5 @@ def noise_sigma(model: ModelPatcher, noise_level: float) -> float:
     return min(max(float(sigma), float(model_sampling.sigma_min)), float(model_sampling.sigma_max))
 
 
-def check_phrases(conditioning: list, phrases: list[str]) -> None:
-    """Raise ValueError, with the words there are, unless every phrase is in one of the prompts."""
-    prompts = [(extra.get(CONDITIONING_KEY), text.shape[1]) for text, extra in conditioning if text is not None]
-    known = [words for words, _ in prompts if words is not None]
-    texts = ", ".join(dict.fromkeys(text for words in known for text in word_list(words))) or "none"
-    if not phrases:
-        raise ValueError(f"{NODE}: no words are given. Name words of the prompt, separated by commas. It has: {texts}.")
-    for phrase in phrases:
-        if any(_columns(words, length, phrase) for words, length in prompts):
-            continue
-        if is_token_number(phrase):
-            last = max((length for _, length in prompts), default=0) - 1
-            raise ValueError(f"{NODE}: there is no token {phrase}. The prompt has the tokens #0 to #{last}.")
-        if not known:
-            raise ValueError(
-                f'{NODE}: cannot find "{phrase}", because this prompt does not say which tokens its words became. '
-                'Encode it with the "Prompt with Words" node, or give token numbers such as #5 (#0 is the start).'
-            )
-        near = next((found for words in known if (found := nearest_phrase(words, phrase))), None)
-        hint = f' Did you mean "{near}"?' if near else ""
-        raise ValueError(f'{NODE}: "{phrase}" is not in the prompt.{hint} Its words are: {texts}.')
-
-
-def _columns(words: PromptWords | None, length: int | None, phrase: str) -> tuple[int, ...]:
-    if words is None or is_token_number(phrase):
-        words = PromptWords((), length or 0)
-    return find_phrase(words, phrase)
+def _columns(cond: dict[str, Any], phrase: str) -> tuple[int, ...]:
+    return phrase_columns(cond.get(CONDITIONING_KEY), text_length(cond), phrase)

@@ -130,3 +130,33 @@ def token_labels(prompt: PromptWords | None, length: int) -> list[str]:
         for column in word.tokens:
             labels[column] = word.text
     return labels[:length]
+
+
+def phrase_columns(words: PromptWords | None, length: int | None, phrase: str) -> tuple[int, ...]:
+    """find_phrase in a conditioning of `length` tokens, of which the words may not be known."""
+    if words is None or is_token_number(phrase):
+        words = PromptWords((), length or 0)
+    return find_phrase(words, phrase)
+
+
+def check_phrases(conditioning: list, phrases: list[str], node: str) -> None:
+    """Raise ValueError, with the words there are, unless every phrase is in one of the prompts."""
+    prompts = [(extra.get(CONDITIONING_KEY), text.shape[1]) for text, extra in conditioning if text is not None]
+    known = [words for words, _ in prompts if words is not None]
+    texts = ", ".join(dict.fromkeys(text for words in known for text in word_list(words))) or "none"
+    if not phrases:
+        raise ValueError(f"{node}: no words are given. Name words of the prompt, separated by commas. It has: {texts}.")
+    for phrase in phrases:
+        if any(phrase_columns(words, length, phrase) for words, length in prompts):
+            continue
+        if is_token_number(phrase):
+            last = max((length for _, length in prompts), default=0) - 1
+            raise ValueError(f"{node}: there is no token {phrase}. The prompt has the tokens #0 to #{last}.")
+        if not known:
+            raise ValueError(
+                f'{node}: cannot find "{phrase}", because this prompt does not say which tokens its words became. '
+                'Encode it with the "Prompt with Words" node, or give token numbers such as #5 (#0 is the start).'
+            )
+        near = next((found for words in known if (found := nearest_phrase(words, phrase))), None)
+        hint = f' Did you mean "{near}"?' if near else ""
+        raise ValueError(f'{node}: "{phrase}" is not in the prompt.{hint} Its words are: {texts}.')
