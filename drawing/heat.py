@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -11,26 +12,39 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from . import canvas
-from .canvas import GAP, MARGIN, to_picture, to_tensor
+from .canvas import GAP, MARGIN, TEXT_SIZE, to_picture, to_tensor
 
 BAR_WIDTH = 22
 TICK = 6
-SHADE = 0.38  # how dark the darkest part of an image makes a colour that lies over it
+TICK_DISTANCE = 44  # pixels; of two numbers that would be closer, the less important one is left out
+RATIOS = (0.2, 0.5, 0.8, 0.9, 1.1, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
+FLOOR = 0.1  # the smallest ratio on a scale of ratios
+SMALL = 1e-6
+SHADE = 0.3  # how dark the darkest part of an image makes a colour that lies over it
 
 
 class ColourScale(NamedTuple):
-    """Colours at equal distances, from low to high. `centre`: the value that the middle colour stands for."""
+    """Colours at equal distances, from low to high.
+
+    With a `centre`, a scale of ratios: the middle colour stands for the centre, and equal factors above and below it
+    get equally strong colours. Ratios under `FLOOR` look like it.
+    """
 
     colours: tuple[str, ...]
     centre: float | None = None
 
+    def ends(self, low: float, high: float) -> tuple[float, float]:
+        """The ends of the scale drawn for values from low to high."""
+        if self.centre is None:
+            return low, high
+        return max(min(low, self.centre), FLOOR * self.centre), max(high, self.centre)
+
     def place(self, values: Tensor, low: float, high: float) -> Tensor:
         """Where values lie on the scale, 0..1."""
         if self.centre is None:
-            return ((values - low) / max(high - low, 1e-6)).clamp(0, 1)
-        down = (values - self.centre) / max(self.centre - low, 1e-6)
-        up = (values - self.centre) / max(high - self.centre, 1e-6)
-        return (torch.where(values < self.centre, down, up).clamp(-1, 1) + 1) / 2
+            return ((values - low) / max(high - low, SMALL)).clamp(0, 1)
+        reach = max(math.log(high / self.centre), math.log(self.centre / low), SMALL)
+        return (0.5 + 0.5 * (values.clamp(low, high) / self.centre).log() / reach).clamp(0, 1)
 
     def colour(self, places: Tensor) -> Tensor:
         """[...] in 0..1 -> [..., 3] in 0..1."""
@@ -44,20 +58,20 @@ SEQUENTIAL = ColourScale(("#fbf8f1", "#fbe3ae", "#f7b867", "#ea7a3f", "#c73d3d",
 DIVERGING = ColourScale(("#17508f", "#5f9bd1", "#c3dcef", "#f8f8f6", "#fad3ab", "#ec9347", "#a94c04"), centre=1.0)
 
 
-def _ticks(colours: ColourScale, low: float, high: float) -> list[float]:
+def _ticks(colours: ColourScale, low: float, high: float, height: int) -> list[tuple[float, int]]:
+    """Values to write beside a bar from low to high, and where on it, in pixels from its top."""
+    first, last = colours.place(torch.tensor([low, high]), low, high).tolist()
     if colours.centre is None:
-        return torch.linspace(low, high, 5).tolist()
-    below = [low, (low + colours.centre) / 2] if low < colours.centre else []
-    above = [(colours.centre + high) / 2, high] if high > colours.centre else []
-    return [*below, colours.centre, *above]
-
-
-def _bar(colours: ColourScale, low: float, high: float, height: int) -> tuple[Image.Image, Tensor]:
-    """The bar, high at the top, and the part of the scale [low's place, high's place] that it shows."""
-    ends = colours.place(torch.tensor([low, high]), low, high)
-    places = torch.linspace(ends[1], ends[0], height)
-    strip = colours.colour(places)[:, None].expand(-1, BAR_WIDTH, -1)
-    return to_picture(strip), ends
+        wanted = torch.linspace(low, high, 5).tolist()
+    else:
+        wanted = [colours.centre, high, low, *(r * colours.centre for r in RATIOS if low < r * colours.centre < high)]
+    ticks: list[tuple[float, int]] = []
+    for value in wanted:
+        share = (colours.place(torch.tensor(value), low, high).item() - first) / max(last - first, SMALL)
+        y = round((1 - share) * (height - 1))
+        if all(abs(y - other) >= TICK_DISTANCE for _, other in ticks):
+            ticks.append((value, y))
+    return ticks
 
 
 def heat_map(
@@ -77,34 +91,29 @@ def heat_map(
     unit is written before each number. Returns [H', W', 3] in 0..1, the longer side of the map 768 to 1024 px.
     """
     values = values.detach().float().cpu()
-    low, high = scale or (float(values.min()), float(values.max()))
-    if colours.centre is not None:
-        low, high = min(low, colours.centre), max(high, colours.centre)
+    low, high = colours.ends(*(scale or (float(values.min()), float(values.max()))))
     width, height = canvas.shown_size(*(values if image is None else image).shape[:2])
-    large = F.interpolate(
-        values[None, None], size=(height, width), **({"mode": "bilinear"} if smooth else {"mode": "nearest-exact"})
-    )[0, 0]
+    mode = "bilinear" if smooth else "nearest-exact"
+    large = F.interpolate(values[None, None], size=(height, width), mode=mode)[0, 0]
     picture = colours.colour(colours.place(large, low, high))
     if image is not None:
         grey = ImageOps.autocontrast(to_picture(image).convert("L"), cutoff=1)
         grey = grey.resize((width, height), Image.Resampling.LANCZOS)
         picture = picture * (1 - SHADE * (1 - to_tensor(grey)))
 
-    ticks = _ticks(colours, low, high)
-    numbers = [f"{unit}{tick:.2f}" for tick in ticks]
-    right = max(canvas.text_width(number) for number in numbers)
-    sheet, pen, top = canvas.new_sheet(width + GAP + BAR_WIDTH + 2 * TICK + round(right), height, title)
+    ticks = [(f"{unit}{value:.2f}", y) for value, y in _ticks(colours, low, high, height)]
+    number_width = round(max(canvas.text_width(number) for number, _ in ticks))
+    sheet, pen, top = canvas.new_sheet(width + GAP + BAR_WIDTH + 2 * TICK + number_width, height, title)
     sheet.paste(to_picture(picture), (MARGIN, top))
     canvas.frame(pen, MARGIN, top, width, height)
 
     left = MARGIN + width + GAP
-    bar, ends = _bar(colours, low, high, height)
-    sheet.paste(bar, (left, top))
+    first, last = colours.place(torch.tensor([low, high]), low, high).tolist()
+    bar = colours.colour(torch.linspace(last, first, height))[:, None].expand(-1, BAR_WIDTH, -1)
+    sheet.paste(to_picture(bar), (left, top))
     canvas.frame(pen, left, top, BAR_WIDTH, height)
-    for tick, number in zip(ticks, numbers, strict=True):
-        share = (colours.place(torch.tensor(tick), low, high) - ends[0]) / max(float(ends[1] - ends[0]), 1e-6)
-        y = top + round(float(1 - share) * (height - 1))
-        pen.line((left + BAR_WIDTH, y, left + BAR_WIDTH + TICK, y), fill=canvas.QUIET)
-        inside = min(max(y, top + canvas.TEXT_SIZE * 0.36), top + height - canvas.TEXT_SIZE * 0.36)
-        canvas.write(pen, (left + BAR_WIDTH + 2 * TICK, inside), number, colour=canvas.QUIET)
+    for number, y in ticks:
+        pen.line((left + BAR_WIDTH, top + y, left + BAR_WIDTH + TICK, top + y), fill=canvas.QUIET)
+        middle = min(max(y, TEXT_SIZE // 3), height - TEXT_SIZE // 3)
+        canvas.write(pen, (left + BAR_WIDTH + 2 * TICK, top + middle), number, colour=canvas.QUIET)
     return to_tensor(sheet)

@@ -124,14 +124,20 @@ def test_the_size_of_a_region_picture_depends_on_its_words_alone():
 
 
 def test_a_heat_map_shows_its_values_in_the_colours_of_its_scale():
-    values = torch.tensor([[0.8, 1.0], [1.4, 2.0]])
-    picture = heat_map(values, scale=(0.8, 2.0), colours=DIVERGING, smooth=False)
+    values = torch.tensor([[0.5, 1.0], [1.4, 2.0]])
+    picture = heat_map(values, scale=(0.5, 2.0), colours=DIVERGING, smooth=False)
     side = SHORTEST // 2
     inside = picture[28 : 28 + SHORTEST, 28 : 28 + SHORTEST]
     seen = torch.stack([inside[y * side + side // 2, x * side + side // 2] for y in (0, 1) for x in (0, 1)])
     ends = [rgb(DIVERGING.colours[place]) for place in (0, 3, -1)]
     torch.testing.assert_close(seen[[0, 1, 3]], torch.stack(ends), atol=0.5 / 255, rtol=0)
-    torch.testing.assert_close(DIVERGING.place(values.flatten(), 0.8, 2.0), torch.tensor([0.0, 0.5, 0.7, 1.0]))
+
+
+def test_a_factor_and_its_inverse_get_equally_strong_colours():
+    places = DIVERGING.place(torch.tensor([0.5, 0.8, 1.0, 1.25, 3.0]), 0.5, 3.0)
+    torch.testing.assert_close(places[1] + places[3], torch.tensor(1.0))
+    assert places[2] == 0.5 and places[4] == 1.0 and places[0] > 0
+    assert DIVERGING.place(torch.tensor([0.0, 1.0]), *DIVERGING.ends(0.0, 1.0)).tolist() == [0.0, 0.5]
 
 
 @pytest.mark.parametrize("value", [0.9, 1.0, 1.3])
