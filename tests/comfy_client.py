@@ -53,7 +53,7 @@ class ComfyClient:
         except urllib.error.HTTPError as refusal:
             raise NodeError(_complaints(json.loads(refusal.read()))) from None
 
-    def wait(self, run: str, timeout: float = 300) -> dict[str, dict]:
+    def wait(self, run: str, timeout: float = 600) -> dict[str, dict]:
         """The outputs of a run by node id, once it has ended."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -64,7 +64,7 @@ class ComfyClient:
             time.sleep(0.05)
         raise TimeoutError(f"run {run} did not end within {timeout:g} s")
 
-    def run(self, graph: Graph, timeout: float = 300) -> dict[str, dict]:
+    def run(self, graph: Graph, timeout: float = 600) -> dict[str, dict]:
         return self.wait(self.queue(graph), timeout)
 
     def images(self, outputs: dict[str, dict], node: str) -> list[bytes]:

@@ -53,7 +53,12 @@ def comfy_server(base: Path | None = None, port: int | None = None, checkpoints:
         try:
             client = ComfyClient(f"http://127.0.0.1:{port}")
             wait_until_ready(client, process, base / "server.log")
-            yield client
+            try:
+                yield client
+            except urllib.error.URLError as error:
+                if process.poll() is None:
+                    raise
+                raise ServerError(f"ComfyUI ended in the middle. {end_of(base / 'server.log')}") from error
         finally:
             stop(process)
 
@@ -120,8 +125,12 @@ def wait_until_ready(client: ComfyClient, process: subprocess.Popen, log: Path) 
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
     what = "is not ready yet" if process.poll() is None else f"ended with code {process.returncode}"
-    tail = "".join(log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[-25:])
-    raise ServerError(f"ComfyUI {what}. The end of its log:\n{tail}")
+    raise ServerError(f"ComfyUI {what}. {end_of(log)}")
+
+
+def end_of(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(["The end of its log:", *lines[-25:]])
 
 
 def stop(process: subprocess.Popen) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -33,7 +34,7 @@ def main() -> None:
         print("Starting ComfyUI ...", flush=True)
         with comfy_server(checkpoints=checkpoints) as client:
             print(f"  ready after {time.monotonic() - start:.0f} s at {client.address}. Sampling ...", flush=True)
-            pictures = sample(client, graph, timeout=3600 if checkpoints else 300)
+            pictures = sample(client, graph)
     except (ServerError, NodeError, FileNotFoundError) as error:
         sys.exit(f"dev.py demo: {error}")
     except KeyboardInterrupt:
@@ -65,9 +66,9 @@ def is_sdxl(checkpoint: Path) -> bool:
     return any(key.startswith("conditioner.embedders.") for key in header)
 
 
-def sample(client: ComfyClient, graph: Graph, timeout: float) -> dict[str, list[Image.Image]]:
+def sample(client: ComfyClient, graph: Graph) -> dict[str, list[Image.Image]]:
     """The pictures of every SaveImage node, by its id without "save_"."""
-    outputs = client.run(graph, timeout)
+    outputs = client.run(graph, timeout=math.inf)
     return {
         node.removeprefix("save_"): [Image.open(io.BytesIO(png)) for png in client.images(outputs, node)]
         for node in outputs

@@ -7,7 +7,7 @@ import json
 from comfy_client import Graph
 from paths import TESTS
 
-STICKER_WORLD_LOADER = "LoadStickerWorld"
+STICKER_WORLD_LOADER = "StickerWorldLoader"
 
 
 def names() -> list[str]:
