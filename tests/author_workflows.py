@@ -34,10 +34,12 @@ LAYOUT = """async ({graph, groups, title}) => {
       const node = LiteGraph.createNode('MarkdownNote');
       app.graph.add(node);
       node.widgets[0].value = note;
-      place(node, 90 + 22 * Math.ceil(note.length / 44) + 12 * note.split('\\n').length);
+      place(node, 80 + 18 * Math.ceil(note.length / 48) + 10 * note.split('\\n').length);
     }
     for (const id of nodes) {
       const node = app.graph.getNodeById(id);
+      const control = node.widgets?.find(widget => widget.name === 'control_after_generate');
+      if (control) control.value = 'fixed';
       const height = node.computeSize()[1];
       const big = /Preview|Save|WordMask/.test(node.type) ? 320 : 0;
       place(node, Math.max(height, big, node.type.includes('Prompt') || node.type === 'CLIPTextEncode' ? 150 : 0));
@@ -97,6 +99,7 @@ def published(saved: dict, page: Page) -> dict:
         node["properties"]["cnr_id"] = "semantic-guidance" if ours else "comfy-core"
         if node["type"] == "CheckpointLoaderSimple":
             node["properties"]["models"] = [page.model]
+    saved["extra"]["ds"] = {"scale": 0.6, "offset": [120, 60]}
     saved["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"semantic-guidance/{page.title}"))
     return saved
 

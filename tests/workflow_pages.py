@@ -67,19 +67,20 @@ PAGES = {
             Group(
                 "1  A picture",
                 "Any latent will do: a sampled one as here, or a photograph through VAE Encode.",
-                ["loader", "positive", "negative", "latent", "sampler", "image"],
+                ["loader", "positive", "negative", "latent"],
             ),
+            Group("2  Sampling", "", ["sampler", "image", "save_image"]),
             Group(
-                "2  Where the model sees the words",
+                "3  Where the model sees the words",
                 "Write words or phrases of the prompt, separated by commas. **noise_level** is how much noise the "
                 "latent gets before the model looks at it: more noise shows where the model plans things, less noise "
                 "where it finds them.",
                 ["words", "save_words"],
             ),
             Group(
-                "3  As masks",
+                "4  As masks",
                 "One mask per word, in the order of the words. Connect them to any node that takes a MASK.",
-                ["mask_image", "save_masks", "save_image"],
+                ["mask_image", "save_masks"],
             ),
         ],
     ),
@@ -91,19 +92,20 @@ PAGES = {
                 "1  A picture",
                 "The picture to change. Replace the sampler by Load Image and VAE Encode to change a photograph; the "
                 "prompt then says what is in it.",
-                ["loader", "positive", "negative", "latent", "sampler", "image"],
+                ["loader", "positive", "negative", "latent"],
             ),
+            Group("2  Before", "", ["sampler", "image", "save_image"]),
             Group(
-                "2  Mask by a word",
+                "3  Mask by a word",
                 "The mask is where the model sees the word. Grow it a little, so that the old outline goes too.",
                 ["words", "grow", "save_words"],
             ),
             Group(
-                "3  Paint something else",
+                "4  Paint something else",
                 "Only the masked part is sampled again, with the new prompt.",
-                ["new_prompt", "masked", "inpaint", "inpainted"],
+                ["new_prompt", "masked", "inpaint"],
             ),
-            Group("4  Before and after", "", ["save_image", "save_inpainted"]),
+            Group("5  After", "", ["inpainted", "save_inpainted"]),
         ],
     ),
 }
