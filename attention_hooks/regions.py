@@ -81,8 +81,8 @@ def by_words(run: Regions, steps: tuple[RegionStep, ...]) -> tuple[tuple[ShownWo
         if key[1]:
             numbers.setdefault(key, len(numbers))
     seen = {int(index) for step in steps for index in step.owner.unique()}
-    places = {keys[index]: (not keys[index][1], *run.regions[index][:2]) for index in sorted(seen, reverse=True)}
-    order = sorted(places, key=places.__getitem__)
+    in_prompt = sorted(seen, key=lambda index: (not keys[index][1], run.regions[index]))
+    order = list(dict.fromkeys(keys[index] for index in in_prompt))
     words = tuple(ShownWord(*key, numbers.get(key)) for key in order)
 
     index_of = {key: index for index, key in enumerate(order)}
