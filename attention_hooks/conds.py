@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import uuid
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from comfy.samplers import get_area_and_mult
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from comfy.samplers import CFGGuider
 
 
 class Placed(NamedTuple):
@@ -18,6 +22,18 @@ class Placed(NamedTuple):
     cond: dict[str, Any]
     area: tuple[int, int, int, int]
     share: Tensor
+
+
+def give_copies_own_uuids(guider: CFGGuider) -> None:
+    """Make the uuids of a run's conds tell them apart.
+
+    For a cond with an area the host gives every other prompt one with the same area, and the uuid of the first.
+    """
+    for name, conds in guider.conds.items():
+        own = {cond["uuid"] for cond in guider.original_conds[name]}
+        for cond in conds:
+            if cond["uuid"] not in own:
+                cond["uuid"] = uuid.uuid4()
 
 
 def text_length(cond: dict[str, Any]) -> int | None:
@@ -45,3 +61,23 @@ def placed_conds(conds: list[dict[str, Any]], x: Tensor, sigma: Tensor) -> list[
             placed += [item._replace(share=left) for item in defaults]
     total = sum(item.share for item in placed)
     return [item._replace(share=item.share / total.clamp_min(1e-8)) for item in placed]
+
+
+def covered(conds: list[dict[str, Any]], x: Tensor, sigma: Tensor) -> Tensor | None:
+    """Where some cond of a prompt list acts on x [B, C, ...], as booleans of its shape; None for everywhere.
+
+    Elsewhere the host's prediction for this list is zero.
+    """
+    where = torch.zeros_like(x, dtype=torch.bool)
+    for cond in conds:
+        described = get_area_and_mult(cond, x, sigma)
+        if described is None:  # outside its timestep range
+            continue
+        if "default" in cond or (described.area is None and "mask" not in cond):
+            return None
+        view = where
+        dims = x.ndim - 2
+        for axis in range(dims if described.area else 0):
+            view = view.narrow(axis + 2, described.area[dims + axis], described.area[axis])
+        view |= described.mult > 0
+    return where

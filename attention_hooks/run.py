@@ -10,11 +10,14 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .conds import give_copies_own_uuids
+
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.samplers import CFGGuider
 
 PREFIX = "semantic_guidance"
+EXTRA_PASS = f"{PREFIX}.extra_pass"  # marks the options of a model call that no run should watch
 
 
 class Run(Protocol):
@@ -52,6 +55,10 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -
         finally:
             guider.model_options = before
 
+    def sampler_sample(executor, guider, *args, **kwargs):
+        give_copies_own_uuids(guider)
+        return executor(guider, *args, **kwargs)
+
     def predict_noise(executor, x, timestep, model_options, *args, **kwargs):
         run = current_run(model_options, key)
         if run is not None:
@@ -60,7 +67,7 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -
 
     def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
         run = transformer_options.get(key)
-        if run is None:
+        if run is None or EXTRA_PASS in transformer_options:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
         watched = run.watch_forward(x, transformer_options)
         output = executor(x, t, c_concat, c_crossattn, control, watched, *args, **kwargs)
@@ -68,6 +75,7 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -
         return output
 
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, PREFIX, outer_sample)
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, PREFIX, sampler_sample)
     model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, PREFIX, predict_noise)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, PREFIX, apply_model)
     return key

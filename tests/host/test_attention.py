@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import comfy.ldm.modules.attention as host_attention
-import comfy.supported_models
 import pytest
 import torch
 from host import tiny

@@ -94,7 +94,7 @@ class AuthorsWay:
 def test_the_node_samples_what_the_authors_way_does(sd15, completion, size):
     reference = AuthorsWay(completion)
     expected = run(reference.install(sd15), batch=2, size=size)
-    assert reference.guided_steps == 3
+    assert reference.guided_steps == 2
     result = run(with_scfg(sd15, completion=completion), batch=2, size=size)
     assert relative(result, expected) < 1e-4
     plain = run(sd15, batch=2, size=size)
