@@ -17,7 +17,7 @@ import workflow_files
 from comfy_client import ComfyClient, Graph, NodeError
 from comfy_server import ServerError, comfy_server, stop_on_terminate
 from PIL import Image
-from sheet import Figure, sheet
+from sheet import Figure, sheet, trimmed
 
 PROMPT, WORDS, SEED, CFG = "a cat and a red balloon", "cat, red balloon", 1, 7.5
 
@@ -78,25 +78,23 @@ def sample(client: ComfyClient, graph: Graph) -> dict[str, list[Image.Image]]:
 
 def sheets(pictures: dict[str, list[Image.Image]]) -> dict[str, tuple[Image.Image, str]]:
     """File name -> (picture, what it shows)."""
-    comparison = sheet(
-        f'"{PROMPT}"',
-        [
-            Figure(pictures["plain"][0], "plain CFG", f"one scale of {CFG} everywhere"),
-            Figure(pictures["guided"][0], "S-CFG", "a scale for every region"),
-        ],
-        columns=2,
-        subtitle=f"the same seed ({SEED}), prompt and settings",
-    )
     words = [word.strip() for word in WORDS.split(",")]
-    heat = {
-        f"4_word_{word.replace(' ', '_')}.png": (picture, f'where the model sees "{word}"')
-        for word, picture in zip(words, pictures["words"], strict=True)
-    }
+    plain = Figure(pictures["plain"][0], "plain CFG", f"one scale of {CFG:g} everywhere")
+    guided = Figure(pictures["guided"][0], "S-CFG", "a scale for every region")
+    regions, rates = pictures["regions"][0], pictures["rates"][0]
+    below = [Figure(trimmed(rates), "how strongly each place was guided")]
+    for word, heat in zip(words, pictures["words"], strict=True):
+        below.append(Figure(trimmed(heat), f'where the model sees "{word}"'))
+    title, subtitle = f'"{PROMPT}"', f"the same seed ({SEED}), steps and sampler"
+    beside = [plain, guided, Figure(trimmed(regions), "the regions that the model drew")]
     return {
-        "1_plain_beside_scfg.png": (comparison, "the same seed without and with S-CFG"),
-        "2_regions.png": (pictures["regions"][0], "the regions that the model drew, their words, shares and rates"),
-        "3_rates.png": (pictures["rates"][0], "how strongly each place was guided; 1 is plain CFG"),
-        **heat,
+        "overview.png": (sheet(title, subtitle, [beside, below], 448), "all of it on one sheet"),
+        "plain_beside_scfg.png": (sheet(title, subtitle, [[plain, guided]], 640), "without and with S-CFG"),
+        "regions.png": (regions, "the regions with their words, shares and rates"),
+        "rates.png": (rates, "how strongly each place was guided; 1 is plain CFG"),
+    } | {
+        f"word_{word.replace(' ', '_')}.png": (heat, f'where the model sees "{word}"')
+        for word, heat in zip(words, pictures["words"], strict=True)
     }
 
 

@@ -1,4 +1,4 @@
-"""Pictures side by side on a sheet, with captions, for a person to look at."""
+"""Pictures in rows on a sheet, with captions, for a person to look at."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-PAPER, INK, FAINT = (250, 249, 246), (32, 34, 40), (112, 116, 126)
-MARGIN, GAP, TITLE, CAPTION = 32, 24, 30, 19
+PAPER, INK, QUIET = (255, 255, 255), (33, 37, 43), (110, 116, 125)
+MARGIN, GAP = 32, 24
+TITLE, CAPTION, NOTE = 30, 19, 16  # text sizes
+HEAD, FOOT = TITLE + CAPTION + 36, CAPTION + NOTE + 44
 
 
 class Figure(NamedTuple):
@@ -16,31 +18,32 @@ class Figure(NamedTuple):
     note: str = ""
 
 
-def sheet(title: str, figures: list[Figure], columns: int, side: int = 448, subtitle: str = "") -> Image.Image:
-    """Figures in rows of `columns`, each scaled to a width of `side` pixels, under a title."""
-    scaled = [enlarge(figure.picture, side) for figure in figures]
-    height = max(picture.height for picture in scaled)
-    text = CAPTION * 3 if any(figure.note for figure in figures) else CAPTION * 2
-    rows = -(-len(figures) // columns)
-    head = MARGIN + TITLE + (CAPTION + 14 if subtitle else 0) + GAP
-    size = (2 * MARGIN + columns * side + (columns - 1) * GAP, head + rows * (height + text + GAP) + MARGIN - GAP)
-    page = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(page)
-    draw.text((MARGIN, MARGIN - 6), title, INK, font(TITLE))
-    draw.text((MARGIN, MARGIN + TITLE + 8), subtitle, FAINT, font(CAPTION))
-    for index, (figure, picture) in enumerate(zip(figures, scaled, strict=True)):
-        x = MARGIN + index % columns * (side + GAP)
-        y = head + index // columns * (height + text + GAP)
-        page.paste(picture, (x, y))
-        draw.text((x, y + height + 8), figure.caption, INK, font(CAPTION))
-        draw.text((x, y + height + 8 + CAPTION + 6), figure.note, FAINT, font(CAPTION - 3))
+def sheet(title: str, subtitle: str, rows: list[list[Figure]], height: int) -> Image.Image:
+    """Rows of figures, each figure scaled to `height` pixels, under a title."""
+    scaled = [[scale(figure.picture, height) for figure in row] for row in rows]
+    width = max(sum(picture.width + GAP for picture in row) - GAP for row in scaled)
+    page = Image.new("RGB", (width + 2 * MARGIN, 2 * MARGIN + HEAD + len(rows) * (height + FOOT)), PAPER)
+    pen = ImageDraw.Draw(page)
+    pen.text((MARGIN, MARGIN), title, INK, ImageFont.load_default(TITLE))
+    pen.text((MARGIN, MARGIN + TITLE + 10), subtitle, QUIET, ImageFont.load_default(CAPTION))
+    y = MARGIN + HEAD
+    for row, pictures in zip(rows, scaled, strict=True):
+        x = MARGIN
+        for figure, picture in zip(row, pictures, strict=True):
+            page.paste(picture, (x, y))
+            pen.text((x, y + height + 8), figure.caption, INK, ImageFont.load_default(CAPTION))
+            pen.text((x, y + height + CAPTION + 13), figure.note, QUIET, ImageFont.load_default(NOTE))
+            x += picture.width + GAP
+        y += height + FOOT
     return page
 
 
-def enlarge(picture: Image.Image, side: int) -> Image.Image:
-    height = round(picture.height * side / picture.width)
-    return picture.convert("RGB").resize((side, height), Image.Resampling.LANCZOS)
+def scale(picture: Image.Image, height: int) -> Image.Image:
+    width = round(picture.width * height / picture.height)
+    return picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
 
 
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def trimmed(picture: Image.Image) -> Image.Image:
+    """Without the white margin around what is drawn."""
+    content = picture.convert("L").point(lambda value: 255 * (value < 250)).getbbox()
+    return picture.crop(content) if content else picture
