@@ -35,6 +35,7 @@ class Regions(NamedTuple):
     regions: tuple[Region, ...]
     steps: tuple[RegionStep, ...]
     scale: float  # CFG scale
+    downscale: int  # pixels per latent position, each way
     mark: Tensor  # of the latent that the run returned
 
 

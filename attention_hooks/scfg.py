@@ -56,6 +56,7 @@ class SCFGRun:
         self.seen: dict[float, RegionStep] = {}  # by sigma; the last evaluation at a sigma counts
         self.regions: dict[Region, int] = {}
         self.scale = 0.0
+        self.downscale = guider.model_patcher.model.latent_format.spacial_downscale_ratio
         self.warned: set[str] = set()
 
     def begin_evaluation(self, guider: CFGGuider, x: Tensor, sigma: float) -> None:
@@ -73,7 +74,8 @@ class SCFGRun:
         for seen in sorted(self.seen.values(), key=lambda seen: -seen.sigma):
             first.setdefault(seen.step, seen)
         if first:
-            self.record.add(Regions(tuple(self.regions), tuple(first.values()), self.scale, latent_mark(samples)))
+            steps = tuple(first.values())
+            self.record.add(Regions(tuple(self.regions), steps, self.scale, self.downscale, latent_mark(samples)))
 
     def warn_once(self, message: str) -> None:
         if message not in self.warned:

@@ -10,7 +10,6 @@ from ..drawing import DIVERGING, LegendEntry, heat_map, region_picture
 from .sockets import CATEGORY, Regions
 
 NODE = "Region Preview"
-PIXELS_PER_LATENT = 8  # of every model family that S-CFG knows
 
 
 class SemanticGuidanceRegionPreview(io.ComfyNode):
@@ -83,7 +82,7 @@ class SemanticGuidanceRegionPreview(io.ComfyNode):
                 legend = _legend(words, shown, index)
                 pictures.append(region_picture(shown.owner[index], legend, picture, opacity, title))
                 heat.append(heat_map(shown.rate_map[index], picture, title, scale, DIVERGING, unit="x"))
-        masks = _masks(steps[-1], len(words), images[0])
+        masks = _masks(steps[-1], len(words), images[0], run.downscale)
         preview = ui.PreviewImage([*pictures, *heat], cls=cls)
         return io.NodeOutput(torch.stack(pictures), masks, torch.stack(heat), ui=preview)
 
@@ -110,10 +109,10 @@ def _legend(words: tuple[ShownWord, ...], shown: WordStep, index: int) -> list[L
     return entries
 
 
-def _masks(shown: WordStep, count: int, image: Tensor | None) -> Tensor:
+def _masks(shown: WordStep, count: int, image: Tensor | None, downscale: int) -> Tensor:
     """[B * count, H, W] in 0 or 1, at the image's size, or at the size that the latent decodes to."""
     height, width = shown.owner.shape[1:]
-    size = (height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT) if image is None else tuple(image.shape[:2])
+    size = (height * downscale, width * downscale) if image is None else tuple(image.shape[:2])
     owner = F.interpolate(shown.owner[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
     return word_masks(owner, count).flatten(0, 1).float()
 
