@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..guidance.scfg import Completion, complete, foreground_pair, normalise, to_grid
 from .attention import SelfAttention, fold_repeats
-from .conds import text_length
+from .conds import Placed, text_length
 from .families import CLIP_CHUNK, Layer
 from .observe import Observation, visible_layers, watch
 
@@ -38,7 +38,8 @@ class Maps(NamedTuple):
 class _Part:
     """The sums of one cond over the layers of one model call, for some images of the batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: tuple[int, ...]) -> None:
+        self.size = size  # height and width of the latent in that call
         self.tokens: Tensor | None = None
         self.foreground: Tensor | None = None
         self.layers = 0
@@ -58,13 +59,16 @@ class Capture:
         self._scale = scale
         self._completion: Completion = completion
         self._unreadable: set[Layer] = set()
+        self._parts: dict[Any, dict[tuple[int, ...], _Part]] = {}
+        self._last: dict[Any, dict[tuple[int, ...], _Part]] = {}
         self.begin({}, 0)
 
     def begin(self, wanted: dict[Any, Wanted], batch: int) -> None:
-        """Forget the last evaluation and gather for the conds with these uuids, for a batch of `batch` images."""
+        """Gather anew for the conds with these uuids, for a batch of `batch` images."""
         self._wanted = wanted
         self._batch = batch
-        self._parts: dict[Any, dict[tuple[int, ...], _Part]] = {}
+        self._last |= self._parts
+        self._parts = {}
         self._closed: set[tuple[Any, tuple[int, ...]]] = set()
 
     def watch_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> dict[str, Any]:
@@ -81,16 +85,18 @@ class Capture:
             return transformer_options
         layers = visible_layers(transformer_options, self._layers)
         self._note_unreadable(set(self._layers) - set(layers))
-        grid = tuple(-(-size // self._scale) for size in x.shape[-2:])
+        size = tuple(x.shape[-2:])
+        grid = tuple(-(-length // self._scale) for length in size)
 
         def observer(observation: Observation) -> None:
-            if not _is_readable(observation, len(uuids) * len(images), [self._wanted[u].length for _, u in open_chunks]):
+            lengths = [self._wanted[uuid].length for _, uuid in open_chunks]
+            if not _is_readable(observation, len(uuids) * len(images), lengths):
                 self._note_unreadable({observation.layer})
                 return
             for chunk, uuid in open_chunks:
                 rows = slice(chunk * len(images), (chunk + 1) * len(images))
                 tokens, pair = self._layer_maps(observation, rows, self._wanted[uuid], grid)
-                self._parts.setdefault(uuid, {}).setdefault(images, _Part()).add(tokens, pair)
+                self._parts.setdefault(uuid, {}).setdefault(images, _Part(size)).add(tokens, pair)
 
         return watch(transformer_options, layers, observer)
 
@@ -101,15 +107,27 @@ class Capture:
             images = _images(x, transformer_options, self._batch)
             self._closed |= {(uuid, images) for uuid in seen}
 
-    def maps(self, uuid: Any) -> Maps:
-        """What was gathered for one cond that the model was called for. ValueError where no layer could be read."""
-        parts = self._parts.get(uuid)
+    def maps(self, placed: Placed) -> Maps:
+        """What was gathered for one cond in this evaluation.
+
+        Where another node spared the model the call (EasyCache), the maps of the last evaluation that had one.
+        ValueError where no layer could be read, or where the model never saw the whole of the cond's area.
+        """
+        uuid = placed.cond["uuid"]
+        parts = self._parts.get(uuid) or self._last.get(uuid)
         if not parts:
             blocks = ", ".join(f"{name} {number}" for (name, number), _, _ in self._layers)
             raise ValueError(
                 f"{self._node}: another node replaces every attention layer that this node reads ({blocks}). Remove "
                 "that node, limit it to fewer blocks, or choose another map_scale."
             )
+        for part in parts.values():
+            if part.size != placed.area[2:]:
+                raise ValueError(
+                    f"{self._node}: the model was called for {part.size[0]} x {part.size[1]} of a latent of "
+                    f"{placed.area[2]} x {placed.area[3]}. Nodes that sample a picture in tiles, or in context windows "
+                    "other than over the batch, cannot be combined with this one."
+                )
         if set(parts) == {tuple(range(self._batch))}:
             (part,) = parts.values()
             return Maps(*(None if sums is None else sums / part.layers for sums in (part.tokens, part.foreground)))

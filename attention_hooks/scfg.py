@@ -46,7 +46,9 @@ class _Mask(NamedTuple):
 class SCFGRun:
     """One sampling run with S-CFG; hands what it saw to `record` when it ends well."""
 
-    def __init__(self, guider: CFGGuider, sigmas: Tensor, layers: list[Layer], settings: Settings, record: RegionRecord):
+    def __init__(
+        self, guider: CFGGuider, sigmas: Tensor, layers: list[Layer], settings: Settings, record: RegionRecord
+    ):
         scale, chosen = layers_at(layers, settings.map_scale)
         self.settings = settings
         self.record = record
@@ -113,7 +115,7 @@ class SCFGRun:
             return x.new_ones((x.shape[0], 1, *size), dtype=torch.float32)
         reference = x.new_zeros((x.shape[0], 1, *size), dtype=torch.float32)
         for item in placed:
-            pair = self.capture.maps(item.cond["uuid"]).foreground.to(x.device)
+            pair = self.capture.maps(item).foreground.to(x.device)
             top, left, h, w = item.area
             view = (..., slice(top, top + h), slice(left, left + w))
             reference[view] += item.share[view] * scfg.enlarge(scfg.foreground(pair), (h, w))
@@ -123,7 +125,7 @@ class SCFGRun:
         placed = placed_conds(conds, x, sigma)
         masks, names = [], []
         for number, item in enumerate(placed):
-            won = scfg.assign_tokens(self.capture.maps(item.cond["uuid"]).tokens).to(x.device)
+            won = scfg.assign_tokens(self.capture.maps(item).tokens).to(x.device)
             columns = won.any(dim=(0, 2, 3)).nonzero().flatten().tolist()
             top, left, h, w = item.area
             mask = item.share.new_zeros((x.shape[0], len(columns), *x.shape[-2:]))

@@ -74,7 +74,7 @@ class _WordRun:
         for item in self.placed:
             columns = _columns(item.cond, phrase)
             if columns and item.share.any():
-                tokens = self.capture.maps(item.cond["uuid"]).tokens[:, list(columns)].mean(dim=1, keepdim=True)
+                tokens = self.capture.maps(item).tokens[:, list(columns)].mean(dim=1, keepdim=True)
                 top, left, h, w = item.area
                 placed = torch.zeros_like(item.share)
                 placed[..., top : top + h, left : left + w] = F.interpolate(tokens, (h, w), mode="bilinear")
