@@ -47,11 +47,14 @@ class ComfyClient:
         return self.get_json(f"/object_info/{node}" if node else "/object_info")
 
     def queue(self, graph: Graph) -> str:
-        """The id of the run. A graph that does not validate raises NodeError with every complaint."""
+        """The id of the run. A graph of which any part does not validate raises NodeError with every complaint."""
         try:
-            return json.loads(self.post("/prompt", json.dumps({"prompt": graph}).encode()))["prompt_id"]
+            answer = json.loads(self.post("/prompt", json.dumps({"prompt": graph}).encode()))
         except urllib.error.HTTPError as refusal:
-            raise NodeError(_complaints(json.loads(refusal.read()))) from None
+            answer = json.loads(refusal.read())
+        if answer.get("error") or answer["node_errors"]:
+            raise NodeError(_complaints(answer))
+        return answer["prompt_id"]
 
     def wait(self, run: str, timeout: float = 600) -> dict[str, dict]:
         """The outputs of a run by node id, once it has ended."""
@@ -101,7 +104,7 @@ class ComfyClient:
 
 
 def _complaints(refusal: dict) -> str:
-    lines = [_sentence(refusal["error"])]
+    lines = [_sentence(refusal["error"])] if refusal.get("error") else []
     for node, found in refusal.get("node_errors", {}).items():
         lines += [f"{found['class_type']} (node {node}): {_sentence(error)}" for error in found["errors"]]
     return "\n".join(lines)

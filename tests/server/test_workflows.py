@@ -38,7 +38,7 @@ def test_a_workflow_runs_and_every_picture_shows_something(comfy, name):
 
 def test_the_demo_graph_gives_all_its_pictures(comfy):
     outputs = comfy.run(small("scfg_text_to_image"))
-    count = {node: len(pictures(comfy, outputs, node)) for node in outputs}
+    count = {node: len(pictures(comfy, outputs, node)) for node in outputs if node.startswith("save_")}
     assert count == {"save_plain": 1, "save_guided": 1, "save_regions": 1, "save_rates": 1, "save_words": 2}
 
 
@@ -73,6 +73,7 @@ def test_an_unknown_word_is_named_with_the_words_there_are(comfy):
 def test_a_setting_out_of_range_is_refused_before_anything_runs(comfy):
     graph = small("scfg_text_to_image")
     graph["scfg"]["inputs"]["strength"] = 5.0
+    del graph["save_plain"]  # else the host runs that part
     with pytest.raises(NodeError, match="strength"):
         comfy.queue(graph)
 
@@ -80,16 +81,16 @@ def test_a_setting_out_of_range_is_refused_before_anything_runs(comfy):
 def test_after_an_interrupt_the_next_run_is_right(comfy):
     graph = small("scfg_text_to_image")
     expected = comfy.run(graph)
-    comfy.forget()
     endless = small("scfg_text_to_image")
     endless["guided"]["inputs"]["steps"] = 1000
-    run = comfy.queue(endless)
+    run = comfy.queue(endless)  # all that comes before this sampler is known by now
     while run not in comfy.running():
         time.sleep(0.05)
     time.sleep(2)
     comfy.interrupt()
-    with pytest.raises(Interrupted, match="KSampler"):
-        comfy.wait(run, timeout=60)
+    with pytest.raises(Interrupted, match="KSampler.*guided"):
+        comfy.wait(run)
+    comfy.forget()
     after = comfy.run(graph)
     for one, other in zip(pictures(comfy, expected, "save_guided"), pictures(comfy, after, "save_guided"), strict=True):
         np.testing.assert_array_equal(one, other)
