@@ -74,13 +74,21 @@ def subject_score(attention: Tensor, columns: Sequence[int], subject: Sequence[i
     return torch.stack(scores).mean(0)
 
 
-def subject_peaks(attention: Tensor, columns: Sequence[int], subjects: Sequence[Sequence[int]]) -> Tensor:
-    """The highest smoothed score of each subject.
+def subject_maps(
+    attention: Tensor, columns: Sequence[int], subjects: Sequence[Sequence[int]], where: Tensor | None = None
+) -> Tensor:
+    """The smoothed score of each subject at every position.
 
-    attention: [B, h, w, tokens]. Returns m_s [B, subjects]
+    attention: [B, h, w, tokens]; where: [B or 1, h, w], 1 where the prompt acts and 0 elsewhere.
+    Returns [B, subjects, h, w].
     """
     scores = torch.stack([subject_score(attention, columns, subject) for subject in subjects], dim=1)
-    return smooth(scores).amax((-2, -1))  # [B, subjects, h, w] -> [B, subjects]
+    return smooth(scores if where is None else scores * where[:, None])
+
+
+def subject_peaks(attention: Tensor, columns: Sequence[int], subjects: Sequence[Sequence[int]]) -> Tensor:
+    """The highest smoothed score m_s of each subject. [B, h, w, tokens] -> [B, subjects]"""
+    return subject_maps(attention, columns, subjects).amax((-2, -1))
 
 
 def neglect(peaks: Tensor) -> Tensor:

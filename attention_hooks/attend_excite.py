@@ -1,0 +1,204 @@
+"""Attend-and-Excite in the host: the sampler's own latent, moved at each step before the noise is predicted."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy.utils import ProgressBar
+from torch import Tensor
+
+from ..guidance.attend_excite import Excitation, Step, excite, schedule
+from .attention_gradient import AttentionGradient
+from .attention_trace import AttentionRecord, Trace, TraceStep
+from .conds import placed_conds
+from .families import Layer, layers_at, model_layers
+from .frozen import check_differentiable
+from .regions import latent_mark
+from .run import PREFIX, add_run, current_run
+from .sampler_steps import StepLatent, follow_steps
+from .subjects import Subjects
+from .words import check_phrases
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.samplers import CFGGuider
+
+log = logging.getLogger(__name__)
+NODE = "Attend-and-Excite"
+PAPERS_GRID = 16
+OPEN_CLIP_WIDTH = 1024  # of the text of SD 2.x; SD 1.x has 768, SDXL 2048
+
+
+class Settings(NamedTuple):
+    words: tuple[str, ...]
+    excitation: Excitation = Excitation()
+    map_scale: int | None = None
+
+
+class AttendExciteRun:
+    """One sampling run; hands what it saw to `record` when it ends well."""
+
+    def __init__(
+        self, guider: CFGGuider, sigmas: Tensor, layers: list[Layer], settings: Settings, record: AttentionRecord
+    ):
+        conds = guider.conds.get("positive", [])
+        check_phrases([(cond.get("cross_attn"), cond) for cond in conds], list(settings.words), NODE)
+        model = guider.model_patcher
+        self.plan = plan_steps(settings.excitation, model.get_model_object("model_sampling"), sigmas)
+        self.until_eot = model.model.model_config.unet_config["context_dim"] >= OPEN_CLIP_WIDTH
+        self.total = len(sigmas) - 1
+        self.layers = layers
+        self.settings = settings
+        self.record = record
+        self.latent: StepLatent | None = None
+        self.gradient: AttentionGradient | None = None
+        self.steps: list[TraceStep] = []
+
+    def see(self, latent: StepLatent | None) -> None:
+        """The next call of the model is a step's first, with its latent, or another one (None)."""
+        self.latent = latent
+
+    def begin_evaluation(self, guider: CFGGuider, x: Tensor, sigma: float) -> None:
+        """Move the step's latent in place, and with it x: that latent, or its blend with an inpainted original."""
+        latent, self.latent = self.latent, None
+        if latent is None or latent.step not in self.plan:
+            return
+        timestep = x.new_full((x.shape[0],), sigma)
+        conds, options = guider.conds["positive"], latent.model_options
+        windows = options.get("context_handler")
+        if windows is not None and windows.should_use_context(guider.inner_model, [conds], x, timestep, options):
+            raise ValueError(f"{NODE}: context windows are not supported. Sample all images of the batch at once.")
+        subjects = Subjects(placed_conds(conds, x, timestep), self.settings.words, self.until_eot)
+        if not subjects.placed:
+            return
+        scale, layers = layers_for(self.layers, self.settings.map_scale, tuple(x.shape[-2:]))
+        gradient_of = self.gradient or AttentionGradient(NODE, layers)
+        self.gradient = gradient_of
+        excitation = self.settings.excitation
+        progress = _Progress(latent.step, self.total, excitation.max_refinements)
+        start, x_start = latent.x.clone(), x.clone()
+
+        def blend(moved: Tensor) -> Tensor:
+            delta = moved - start
+            return x_start + (delta if latent.mask is None else latent.mask * delta)
+
+        def evaluate(moved: Tensor) -> tuple[Tensor, Tensor]:
+            progress.advance()
+            gradient = gradient_of(
+                guider.inner_model, subjects.placed, blend(moved), timestep, options, subjects.loss
+            )
+            return subjects.peaks, gradient if latent.mask is None else latent.mask * gradient
+
+        result = excite(start, sigma, self.plan[latent.step], excitation, evaluate)
+        x.copy_(blend(result.x))
+        latent.x.copy_(result.x)
+        peaks = result.peaks.cpu().masked_fill(~subjects.present(), torch.nan)
+        self.steps.append(
+            TraceStep(
+                latent.step, sigma, peaks[0], peaks[-1], result.refinements.cpu(), result.sizes.amax(0).cpu(),
+                subjects.picture((-(-x.shape[-2] // scale), -(-x.shape[-1] // scale))),
+            )
+        )
+
+    def watch_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> dict[str, Any]:
+        return transformer_options
+
+    def end_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> None:
+        pass
+
+    def finish(self, samples: Tensor) -> None:
+        trace = Trace(self.settings.words, tuple(self.steps), self.total, latent_mark(samples))
+        log.info("%s: %s", NODE, trace.summary())
+        if len(self.steps) < len(self.plan):
+            log.warning(
+                "%s: the latent was moved at %d of %d steps. At the others no prompt with these words acts, or the "
+                "sampler called the model at sigmas of its own.", NODE, len(self.steps), len(self.plan),
+            )
+        self.record.add(trace)
+
+
+class _Progress:
+    """Lets the host's progress bar move during refinements: one unit for each, within the sampler's step."""
+
+    def __init__(self, step: int, steps: int, refinements: int):
+        self._bar = ProgressBar(steps * (1 + refinements))
+        self._done = step * (1 + refinements)
+        self._evaluations = 0
+
+    def advance(self) -> None:
+        if self._evaluations:
+            self._bar.update_absolute(self._done + self._evaluations)
+        self._evaluations += 1
+
+
+def plan_steps(excitation: Excitation, model_sampling: Any, sigmas: Tensor) -> dict[int, Step]:
+    """The steps of this run that move the latent.
+
+    The paper's shares are of all steps from pure noise to the image. A run that starts or stops between (image to
+    image, advanced samplers) is taken for that part of a longer one.
+    """
+    steps = len(sigmas) - 1
+    first, last = (percent_at(model_sampling, float(sigma)) for sigma in (sigmas[0], sigmas[-1]))
+    if first * steps <= 1:  # schedulers may begin one step below the most noise
+        first = 0.0
+    total = max(steps, round(steps / max(last - first, 1e-3)))
+    offset = round(first * total)
+    return dict(enumerate(schedule(excitation, total)[offset : offset + steps]))
+
+
+def percent_at(model_sampling: Any, sigma: float) -> float:
+    """The share of the noise schedule that is done at this sigma: the inverse of the host's percent_to_sigma."""
+    low, high = 0.0, 1.0
+    for _ in range(24):
+        middle = (low + high) / 2
+        if model_sampling.percent_to_sigma(middle) > sigma:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def layers_for(layers: list[Layer], scale: int | None, latent: tuple[int, int]) -> tuple[int, list[Layer]]:
+    """The layers whose attention is averaged, and how much coarser than the latent [H, W] their grid is.
+
+    scale None: the grid whose number of positions is nearest to 16x16. The middle block alone, as it is for SD 1.x
+    at the coarsest grid, is not among the paper's layers and is chosen only where there is nothing else.
+    """
+    present = sorted({layer.scale for layer in layers if layer.block[0] != "middle"} or {layer.scale for layer in layers})
+    if scale is None:
+        positions = {s: math.prod(-(-size // s) for size in latent) for s in present}
+        scale = min(present, key=lambda s: abs(math.log(positions[s] / PAPERS_GRID**2)))
+    return scale, [layer for layer in layers if layer.scale == scale]
+
+
+def patch_attend_excite(model: ModelPatcher, settings: Settings) -> tuple[ModelPatcher, AttentionRecord]:
+    """A clone of `model` that samples with Attend-and-Excite, and the record of what its runs will do.
+
+    Raises ValueError for models without known attention layers or without gradients, and for a grid they lack.
+    """
+    layers = model_layers(model, NODE)
+    record = AttentionRecord()
+    if not schedule(settings.excitation, 1000):
+        return model, record
+    check_differentiable(model.model, NODE)
+    layers_at(layers, settings.map_scale)
+
+    model = model.clone()
+    key = add_run(model, lambda guider, sigmas: AttendExciteRun(guider, sigmas, layers, settings, record))
+
+    def outer_sample(executor, noise, latent_image, sampler, *args, **kwargs):
+        run = current_run(executor.class_obj.model_options, key)
+        if run.plan:
+            sampler = follow_steps(sampler, run.see)
+        return executor(noise, latent_image, sampler, *args, **kwargs)
+
+    def prepare_sampling(executor, model, noise_shape, *args, **kwargs):
+        return executor(model, [2 * noise_shape[0], *noise_shape[1:]], *args, **kwargs)  # room for the gradient
+
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, PREFIX, outer_sample)
+    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, PREFIX, prepare_sampling)
+    return model, record

@@ -1,0 +1,158 @@
+"""The gradient of what a model attends to by its latent: one forward that stops early, and its backward."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import comfy.model_management
+import torch
+from comfy.ldm.modules.attention import get_attention_function
+from comfy.model_base import BaseModel
+from comfy.patcher_extension import WrappersMP, copy_nested_dicts
+from comfy.samplers import calc_cond_batch
+from torch import Tensor
+
+from .attention import fold_repeats
+from .conds import Placed, text_length
+from .families import Layer
+from .frozen import differentiable
+from .observe import OVERRIDE, Observation, visible_layers, watch
+from .run import EXTRA_PASS, PREFIX
+
+log = logging.getLogger(__name__)
+FP16_LOSS_SCALE = 2.0**12
+
+Maps = dict[Any, Tensor]  # attention of each cond, by uuid: [B, h, w, tokens], the mean over layers and heads
+
+
+class _Enough(Exception):
+    """All layers were seen; the rest of the forward is not needed."""
+
+
+class _Call(NamedTuple):
+    """One call of the model. x: the leaf, [chunks * B, ...]."""
+
+    x: Tensor
+    uuids: list[Any]
+    maps: Maps
+
+
+class AttentionGradient:
+    """Evaluates a loss on the attention of some prompts, and its gradient by the latent. Holds no tensors between."""
+
+    def __init__(self, node: str, layers: list[Layer]):
+        self._node = node
+        self._layers = layers
+        self._in_ram = False  # once the device's memory was too short, activations wait in RAM
+
+    def __call__(
+        self, model: BaseModel, placed: list[Placed], x: Tensor, sigma: Tensor, model_options: dict[str, Any],
+        loss: Callable[[Maps], Tensor],
+    ) -> Tensor:
+        """The gradient of loss(maps), a sum over images, by x [B, C, H, W]. sigma: [B].
+
+        `placed` are the conds to look at; the host evaluates them as in sampling, with their areas, hooks and controls.
+        """
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        try:
+            return self._evaluate(model, placed, x, sigma, model_options, loss)
+        except Exception as error:
+            comfy.model_management.raise_non_oom(error)
+            if self._in_ram:
+                raise
+            log.warning("%s: memory is short, so activations wait in RAM. This is slower.", self._node)
+        comfy.model_management.soft_empty_cache()
+        self._in_ram = True
+        return self._evaluate(model, placed, x, sigma, model_options, loss)
+
+    def _evaluate(
+        self, model: BaseModel, placed: list[Placed], x: Tensor, sigma: Tensor, model_options: dict[str, Any],
+        loss: Callable[[Maps], Tensor],
+    ) -> Tensor:
+        calls: list[_Call] = []
+        lengths = {item.cond["uuid"]: text_length(item.cond) for item in placed}
+
+        def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
+            with differentiable(model), torch.autograd.graph.save_on_cpu() if self._in_ram else nullcontext():
+                call = _Call(x.clone().requires_grad_(), transformer_options["uuids"], {})
+                calls.append(call)
+                options = self._watch(transformer_options, call, lengths)
+                if control is not None:
+                    options = _with_copied_skips(options)
+                try:
+                    executor(call.x, t, c_concat, c_crossattn, control, options, *args, **kwargs)
+                except _Enough:
+                    pass
+            return torch.zeros_like(x)
+
+        options = copy_nested_dicts(model_options)
+        options.pop("multigpu_clones", None)
+        transformer_options = options.setdefault("transformer_options", {})
+        transformer_options[EXTRA_PASS] = True
+        wrappers = transformer_options.setdefault("wrappers", {}).setdefault(WrappersMP.APPLY_MODEL, {})
+        wrappers[f"{PREFIX}.gradient"] = [apply_model]  # the last is called last, next to the model
+        calc_cond_batch(model, [[item.cond for item in placed]], x, sigma, options)
+
+        with torch.inference_mode(False), torch.enable_grad():
+            value = loss({uuid: attention for call in calls for uuid, attention in call.maps.items()})
+            gradients = _gradients(value, [call.x for call in calls], model.get_dtype_inference())
+        areas = {item.cond["uuid"]: item.area for item in placed}
+        total = torch.zeros_like(x)
+        for call, gradient in zip(calls, gradients, strict=True):
+            for uuid, part in zip(call.uuids, gradient.chunk(len(call.uuids)), strict=True):
+                top, left, h, w = areas[uuid]
+                total[..., top : top + h, left : left + w] += part
+        return total
+
+    def _watch(self, options: dict[str, Any], call: _Call, lengths: dict[Any, int]) -> dict[str, Any]:
+        layers = visible_layers(options, self._layers)
+        waiting = set(layers)
+        sums: Maps = {}
+        seen = 0
+
+        def observer(observation: Observation) -> None:
+            nonlocal seen
+            waiting.discard(observation.layer)
+            rows = len(call.x) // len(call.uuids)
+            cross = observation.cross_attention
+            if cross.q.shape[:2] == (len(call.x), observation.grid[0] * observation.grid[1]):
+                seen += 1
+                for chunk, uuid in enumerate(call.uuids):
+                    attention = cross.select(slice(chunk * rows, (chunk + 1) * rows)).probabilities()
+                    attention = fold_repeats(attention, lengths[uuid]).unflatten(1, observation.grid)
+                    sums[uuid] = sums[uuid] + attention if uuid in sums else attention
+            if not waiting:
+                call.maps.update({uuid: total / seen for uuid, total in sums.items()})
+                raise _Enough
+
+        if not layers:
+            raise ValueError(
+                f"{self._node}: another node replaces every attention layer that this node reads. Remove that node, "
+                "limit it to fewer blocks, or choose another map_scale."
+            )
+        return watch({**options, OVERRIDE: _attention_with_gradient}, layers, observer)
+
+
+def _with_copied_skips(options: dict[str, Any]) -> dict[str, Any]:
+    """Options in which blocks go on with copies, since a ControlNet adds to skip connections in place."""
+    name = "input_block_patch_after_skip"
+    patches = options.get("patches", {})
+    return {**options, "patches": {**patches, name: [*patches.get(name, []), lambda h, transformer_options: h.clone()]}}
+
+
+def _attention_with_gradient(func, *args, **kwargs) -> Tensor:
+    """Faster backends may lack a backward."""
+    return get_attention_function("pytorch")(*args, **kwargs)
+
+
+def _gradients(loss: Tensor, leaves: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """In fp16 small gradients vanish and large ones overflow, so the loss is scaled, less where that is too much."""
+    scale = FP16_LOSS_SCALE if dtype == torch.float16 else 1.0
+    while True:
+        gradients = torch.autograd.grad(loss * scale, leaves, retain_graph=scale > 1)
+        if scale == 1 or all(gradient.isfinite().all() for gradient in gradients):
+            return [gradient / scale for gradient in gradients]
+        scale /= 16
