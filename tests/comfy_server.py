@@ -66,6 +66,7 @@ def comfy_server(base: Path | None = None, port: int | None = None, checkpoints:
 def command(base: Path, port: int) -> list[str]:
     flags = ["--base-directory", str(base), "--port", str(port), "--listen", "127.0.0.1"]
     flags += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+    flags += ["--cache-classic"]  # what is kept does not depend on how much memory is free
     flags += ["--extra-model-paths-config", str(base / MODEL_PATHS)]
     if not torch.accelerator.is_available():
         flags.append("--cpu")
