@@ -69,6 +69,15 @@ def channel_quantile(magnitude: Tensor, threshold: float) -> Tensor:
     return quantile.reshape(*quantile.shape, *[1] * (magnitude.ndim - 2))
 
 
+def strongest(attention: Tensor, threshold: float) -> Tensor:
+    """Where a map [B, 1, h, w] reaches its spatial quantile, as 0 and 1: the attention mask M1 of LEDITS++.
+
+    Brack et al., "LEDITS++: Limitless Image Editing using Text-to-Image Models", CVPR 2024.
+    """
+    attention = attention.float()
+    return (attention >= channel_quantile(attention, threshold)).float()
+
+
 def edit_term(uncond: Tensor, concept: Tensor, edit: Edit, mask: Tensor | None = None) -> Tensor:
     """G_c: the concept's direction where it is strongest, zero elsewhere.
 

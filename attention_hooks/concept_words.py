@@ -1,0 +1,80 @@
+"""Where a concept's own attention sees its words, to confine an edit to them (LEDITS++)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..guidance.scfg import enlarge, to_grid
+from ..guidance.sega import strongest
+from .attention import fold_repeats
+from .capture import Capture
+from .concepts import Concept, Cond
+from .conds import placed_conds, text_length
+from .families import Layer, layers_at, model_layers
+from .observe import Observation
+from .word_mask import check_phrases, phrase_columns
+from .words import CONDITIONING_KEY
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+
+class _Words(NamedTuple):
+    """What to gather for one cond: the attention to the tokens in `columns`, summed."""
+
+    length: int
+    columns: list[int]
+
+
+class ConceptWords(Capture):
+    """Gathers, for each concept that is confined to words, the attention of its own prompt to them."""
+
+    def __init__(self, node: str, layers: list[Layer]):
+        super().__init__(node, layers, layers[0].scale, "none")
+
+    def begin_concepts(self, prompts: list[tuple[Concept, list[Cond]]], batch: int) -> None:
+        """Forget the last evaluation and gather for these concepts' conds, for a batch of `batch` images."""
+        wanted = {}
+        for concept, conds in prompts:
+            for cond in conds:
+                length, words = text_length(cond), cond.get(CONDITIONING_KEY)
+                columns = {column for phrase in concept.confine_to for column in phrase_columns(words, length, phrase)}
+                if columns:
+                    wanted[cond["uuid"]] = _Words(length, sorted(columns))
+        self.begin(wanted, batch)
+
+    def mask(self, concept: Concept, conds: list[Cond], x: Tensor, sigma: Tensor) -> Tensor:
+        """[B, 1, H, W]: 1 where the concept's attention to its words is strongest."""
+        mask = x.new_zeros((x.shape[0], 1, *x.shape[-2:]), dtype=torch.float32)
+        for item in placed_conds(conds, x, sigma):
+            if item.cond["uuid"] in self._wanted:
+                seen = self.maps(item.cond["uuid"]).tokens.to(x.device)
+                top, left, h, w = item.area
+                view = (..., slice(top, top + h), slice(left, left + w))
+                mask[view] += item.share[view] * enlarge(strongest(seen, concept.edit.threshold), (h, w))
+        return mask
+
+    def _layer_maps(
+        self, seen: Observation, rows: slice, wanted: Any, grid: tuple[int, int]
+    ) -> tuple[Tensor, None]:
+        cross = fold_repeats(seen.cross_attention.select(rows).probabilities(), wanted.length)  # [B, P, N]
+        return to_grid(cross[..., wanted.columns].sum(dim=-1, keepdim=True), seen.grid, grid), None
+
+
+def word_layers(model: ModelPatcher, concepts: tuple[Concept, ...], node: str) -> list[Layer]:
+    """The layers that LEDITS++ reads: at 1/4 of the latent's size, on the way down and up.
+
+    [] where no concept is confined to words. Raises ValueError for words that a concept's prompt
+    lacks, and for a model whose attention cannot be read.
+    """
+    confined = [concept for concept in concepts if concept.confine_to]
+    if not confined:
+        return []
+    for concept in confined:
+        check_phrases(concept.conditioning, list(concept.confine_to), node)
+    scale, layers = layers_at(model_layers(model, node), None)
+    layers = [layer for layer in layers if layer.scale == scale]
+    return [layer for layer in layers if layer.block[0] != "middle"] or layers

@@ -1,0 +1,262 @@
+"""The SEGA node against whole sampling loops written here from the paper's formulas, prediction by prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from host import tiny
+from host.scfg_runs import SIZE, relative
+from host.sega_runs import concept, concepts, prediction_type, run, with_sega
+
+STEPS = 6
+SINGLE = [{"warmup": 2}]
+SEVERAL = [  # a partial phase (steps 1 and 2), a cooldown, both directions
+    {"warmup": 1, "edit_guidance_scale": 6.0, "threshold": 0.8, "weight": 0.5},
+    {"warmup": 3, "direction": "remove", "cooldown": 5, "weight": 2.0},
+    {"warmup": 0, "edit_guidance_scale": 3.0, "threshold": 0.5, "cooldown": 2},
+]
+NEVER = 10**6
+
+
+@pytest.fixture(scope="module")
+def model():
+    """With predictions so small that rounding does not grow from step to step."""
+    model = tiny.sd15()
+    with torch.no_grad():
+        model.model.diffusion_model.out[2].weight *= 0.05
+    return model
+
+
+@pytest.fixture
+def one_row_at_a_time(model, monkeypatch):
+    """Makes the host call the model for each prompt alone, so that predictions do not depend on the batch's size."""
+    monkeypatch.setattr(model.model, "memory_required", lambda shape, **kwargs: 1e30)
+
+
+@dataclass
+class Paper:
+    """SEGA as section 3 of the paper and the authors' code have it; evaluates one prompt at a time."""
+
+    model: object
+    kind: str
+    edits: list[dict]
+    scale: float = 7.5
+    momentum_scale: float = 0.1
+    momentum_beta: float = 0.4
+    step: int = -1
+    nu: float | torch.Tensor = 0.0
+    next_nu: float | torch.Tensor = 0.0
+
+    def native(self, x, sigma, denoised):
+        """The model's own prediction."""
+        if self.kind == "v":
+            return (x / (sigma**2 + 1) - denoised) * (sigma**2 + 1) ** 0.5 / sigma
+        return (x - denoised) / sigma
+
+    def denoised(self, x, sigma, native):
+        if self.kind == "v":
+            return x / (sigma**2 + 1) - native * sigma / (sigma**2 + 1) ** 0.5
+        return x - sigma * native
+
+    def predict(self, x, sigma, prompt):
+        text = tiny.prompt(prompt)[0][0].repeat(x.shape[0], 1, 1)
+        return self.native(x, sigma, self.model.model.apply_model(x, sigma.expand(x.shape[0]), c_crossattn=text))
+
+    def __call__(self, x, sigma, step):
+        """denoised for x at sigma, an evaluation that belongs to this sampler step."""
+        if step > self.step:
+            self.step, self.nu, first = step, self.next_nu, True
+        else:
+            first = False
+        uncond, cond = self.predict(x, sigma, 1), self.predict(x, sigma, 0)
+        guidance = self.scale * (cond - uncond)
+        total, partial, active, active_weight = 0.0, 0.0, 0, 0.0
+        for number, settings in enumerate(self.edits):
+            psi = settings.get("edit_guidance_scale", 5.0) * (self.predict(x, sigma, 2 + number) - uncond)
+            psi = -psi if settings.get("direction") == "remove" else psi
+            level = torch.quantile(psi.abs().flatten(2), settings.get("threshold", 0.9), dim=2)[..., None, None]
+            term = psi * (psi.abs() >= level)
+            cooled = step >= settings.get("cooldown", NEVER)
+            weight = 0.0 if cooled else settings.get("weight", 1.0)
+            total = total + weight * term
+            if step >= settings["warmup"]:
+                active += 1
+                active_weight += weight
+                partial = partial + weight * term
+        total = total + self.momentum_scale * self.nu
+        if first:
+            self.next_nu = self.momentum_beta * self.nu + (1 - self.momentum_beta) * total
+        if active == len(self.edits):
+            guidance = guidance + total
+        elif active_weight > 0:
+            guidance = guidance + partial / active_weight
+        return self.denoised(x, sigma, uncond + guidance)
+
+
+def by_hand(paper: Paper, sampler: str = "euler", steps: int = STEPS, batch: int = 1):
+    """The whole run, with euler, heun or dpm_2 as in Karras et al. (2022)."""
+    with torch.inference_mode():
+        model_sampling = paper.model.get_model_object("model_sampling")
+        discard = sampler == "dpm_2"  # the host drops the last but one sigma for it
+        sigmas = comfy.samplers.calculate_sigmas(model_sampling, "normal", steps + discard)
+        sigmas = torch.cat([sigmas[:-2], sigmas[-1:]]) if discard else sigmas
+        empty = tiny.latent(batch, *SIZE)
+        noise = comfy.sample.prepare_noise(empty, 7)
+        x = model_sampling.noise_scaling(sigmas[0], noise, empty, True)
+        for i, (sigma, after) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+            slope = (x - paper(x, sigma, i)) / sigma
+            if after > 0 and sampler == "heun":
+                ahead = x + slope * (after - sigma)
+                slope = (slope + (ahead - paper(ahead, after, i + 1)) / after) / 2
+            elif after > 0 and sampler == "dpm_2":
+                middle = (sigma * after) ** 0.5
+                halfway = x + slope * (middle - sigma)
+                slope = (halfway - paper(halfway, middle, i)) / middle
+            x = x + slope * (after - sigma)
+        return paper.model.model.process_latent_out(model_sampling.inverse_noise_scaling(sigmas[-1], x))
+
+
+@pytest.fixture
+def patched(model, one_row_at_a_time):
+    """The model with a prediction type; unloaded again, so that the next test finds the model as it was."""
+    def patch(kind):
+        changed = prediction_type(model, kind)
+        changed.patch_model()
+        changes.append(changed)
+        return changed
+
+    changes = []
+    yield patch
+    for changed in changes:
+        changed.unpatch_model()
+
+
+class TestWholeRun:
+    @pytest.mark.parametrize("settings", [SINGLE, SEVERAL], ids=["single", "several"])
+    @pytest.mark.parametrize("kind", ["epsilon", "v", "velocity"])
+    def test_equals_the_paper(self, patched, kind, settings):
+        model = patched(kind)
+        expected = by_hand(Paper(model, kind, settings))
+        result = run(with_sega(model, concepts(*settings)), steps=STEPS)
+        assert relative(result, expected) < 1e-4
+        assert relative(run(model, steps=STEPS), expected) > 1e-2
+
+    @pytest.mark.parametrize("sampler", ["heun", "dpm_2"])
+    def test_samplers_that_evaluate_a_step_twice(self, patched, sampler):
+        model = patched("epsilon")
+        expected = by_hand(Paper(model, "epsilon", SEVERAL, momentum_scale=0.5), sampler)
+        result = run(with_sega(model, concepts(*SEVERAL), momentum_scale=0.5), steps=STEPS, sampler=sampler)
+        assert relative(result, expected) < 1e-4
+
+    def test_momentum_and_cfg_settings(self, patched):
+        model = patched("epsilon")
+        expected = by_hand(Paper(model, "epsilon", SEVERAL, 3.0, 0.6, 0.8))
+        result = run(with_sega(model, concepts(*SEVERAL), momentum_scale=0.6, momentum_beta=0.8), steps=STEPS, cfg=3.0)
+        assert relative(result, expected) < 1e-4
+
+    def test_at_cfg_1_the_negative_prompt_is_evaluated_for_the_edit_alone(self, patched):
+        model = patched("epsilon")
+        expected = by_hand(Paper(model, "epsilon", SINGLE, scale=1.0))
+        assert relative(run(with_sega(model, concepts(*SINGLE)), steps=STEPS, cfg=1.0), expected) < 1e-4
+
+    def test_warmup_and_cooldown_in_percent_of_the_schedule(self, model):
+        """The 8 steps of the normal schedule begin at 0, 14.3, 28.6, 42.9, ... percent of it."""
+        for percent, step in [(0, 0), (14, 1), (15, 2), (40, 3), (100, 8)]:
+            given = concept(counted_in="percent", warmup=percent)
+            expected = concept(warmup=step)
+            assert torch.equal(run(with_sega(model, given), steps=8), run(with_sega(model, expected), steps=8))
+        given = concept(counted_in="percent", cooldown=40)
+        expected = concept(cooldown=3)
+        assert torch.equal(run(with_sega(model, given), steps=8), run(with_sega(model, expected), steps=8))
+
+    def test_momentum_may_end_with_the_last_cooldown(self, model):
+        chain = concept(cooldown=3)
+        fading = run(with_sega(model, chain, momentum_scale=0.5), steps=STEPS)
+        ending = run(with_sega(model, chain, momentum_scale=0.5, momentum_after_cooldown=False), steps=STEPS)
+        assert relative(ending, fading) > 1e-3
+
+
+class TestIdentities:
+    """What changes nothing leaves exactly what the host alone gives."""
+
+    @pytest.mark.parametrize(
+        "chain",
+        [(), concept(edit_guidance_scale=0.0), concept(weight=0.0), concept(warmup=3), concept(warmup=3000)],
+        ids=["none", "scale 0", "weight 0", "after the end", "long after the end"],
+    )
+    @pytest.mark.parametrize("cfg", [7.5, 1.0])
+    def test_nothing_to_do(self, model, chain, cfg):
+        assert torch.equal(run(with_sega(model, chain), cfg=cfg), run(model, cfg=cfg))
+
+    def test_without_momentum_steps_before_the_edit_are_the_hosts(self, model):
+        """The samples after 2 of 4 steps, told to the callback, are equal; those at the end are not."""
+        seen = {}
+        for name, patched in {"host": model, "sega": with_sega(model, concept(warmup=2), momentum_scale=0.0)}.items():
+            seen[name] = []
+            run(patched, steps=4, callback=lambda i, d, x, n, out=seen[name]: out.append((x.clone(), d.clone())))
+        for step in range(4):
+            same = [torch.equal(a, b) for a, b in zip(seen["host"][step], seen["sega"][step], strict=True)]
+            assert same == [step <= 2, step < 2]
+
+    def test_running_twice_gives_the_same(self, model):
+        patched = with_sega(model, concepts(*SEVERAL))
+        assert torch.equal(run(patched, steps=STEPS), run(patched, steps=STEPS))
+
+    def test_a_failed_run_leaves_nothing(self, model):
+        patched = with_sega(model, concepts(*SEVERAL), momentum_scale=0.5)
+        expected = run(patched, steps=STEPS)
+        before = repr(patched.model_options)
+
+        def stop(step, *_):
+            if step == 3:
+                raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            run(patched, steps=STEPS, callback=stop)
+        assert repr(patched.model_options) == before
+        assert torch.equal(run(patched, steps=STEPS), expected)
+
+    def test_a_batch_equals_its_singles(self, model, one_row_at_a_time):
+        patched = with_sega(model, concepts(*SEVERAL))
+        noise = torch.randn(3, 4, *SIZE, generator=torch.Generator().manual_seed(3))
+        together = run(patched, batch=3, noise=noise, steps=4)
+        for image in range(3):
+            alone = run(patched, noise=noise[image : image + 1], steps=4)
+            assert relative(together[image : image + 1], alone) < 1e-3
+
+    def test_separate_calls_equal_joint_ones(self, model, monkeypatch):
+        patched = with_sega(model, concepts(*SEVERAL))
+        joint = run(patched, steps=4)
+        monkeypatch.setattr(model.model, "memory_required", lambda shape, **kwargs: 1e30)
+        assert relative(run(patched, steps=4), joint) < 1e-3
+
+
+class TestCost:
+    def calls(self, model, monkeypatch, chain, **kwargs) -> list[int]:
+        """The number of rows of each model call."""
+        rows, original = [], model.model.apply_model
+        with monkeypatch.context() as patch:
+            patch.setattr(model.model, "apply_model", lambda x, *a, **k: rows.append(len(x)) or original(x, *a, **k))
+            settings = {key: kwargs.pop(key) for key in ("momentum_scale",) if key in kwargs}
+            run(with_sega(model, chain, **settings), **kwargs)
+        return rows
+
+    def test_one_call_of_the_model_for_all_prompts(self, model, monkeypatch):
+        assert self.calls(model, monkeypatch, concepts({}, {}, {}), steps=2) == [5, 5]
+
+    def test_concepts_are_evaluated_only_where_they_matter(self, model, monkeypatch):
+        chain = concepts({"warmup": 1, "cooldown": 4}, {"warmup": 2})
+        assert self.calls(model, monkeypatch, chain, steps=5) == [4, 4, 4, 4, 3]
+        assert self.calls(model, monkeypatch, chain, steps=5, momentum_scale=0.0) == [2, 3, 4, 4, 3]
+
+    def test_momentum_that_never_acts_is_not_built(self, model, monkeypatch):
+        chain = concepts({"warmup": 1}, {"warmup": 9})
+        assert self.calls(model, monkeypatch, chain, steps=3) == [2, 3, 3]
+
+    def test_at_cfg_1_the_negative_prompt_only_where_an_edit_needs_it(self, model, monkeypatch):
+        chain = concept(warmup=1, cooldown=3)
+        assert self.calls(model, monkeypatch, chain, steps=4, cfg=1.0, momentum_scale=0.0) == [1, 3, 3, 1]
