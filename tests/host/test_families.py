@@ -1,0 +1,83 @@
+"""S-CFG on each supported family, in each precision and placement, and its refusal of the others."""
+
+from __future__ import annotations
+
+import comfy.model_patcher
+import comfy.supported_models
+import pytest
+import torch
+from host import tiny
+from host.scfg_runs import relative, run, with_regions, with_scfg
+
+
+@pytest.mark.parametrize("build", [tiny.sdxl, tiny.refiner, tiny.sd21])
+def test_families(build):
+    family = build()
+    model, record = with_regions(family)
+    samples = run(model, batch=2)
+    assert samples.isfinite().all()
+    assert relative(samples, run(family, batch=2)) > 1e-3
+    assert torch.equal(run(model, batch=2), samples)
+    assert torch.equal(run(with_scfg(family, strength=0.0), batch=2), run(family, batch=2))
+    assert [len(step.owner.unique()) > 1 for step in record.of(samples).steps] == [True, True]
+
+
+@pytest.mark.parametrize("scale", ["1/2", "1/4"])
+def test_grids_of_sdxl(sdxl, scale):
+    model, record = with_regions(sdxl, map_scale=scale)
+    step = record.of(run(model, steps=1)).steps[0]
+    cell = int(scale[-1])
+    cells = step.owner[:, ::cell, ::cell]
+    assert torch.equal(step.owner, cells.repeat_interleave(cell, 1).repeat_interleave(cell, 2))
+    assert len(cells.unique()) > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights(dtype):
+    """Weights in half precision, computed in float32 as the host does on the CPU (manual cast)."""
+    half = tiny.sd15(dtype=dtype)
+    assert half.model.manual_cast_dtype == torch.float32
+    rounded = tiny.sd15()
+    state = {name: weight.float() for name, weight in half.model.diffusion_model.state_dict().items()}
+    rounded.model.diffusion_model.load_state_dict(state)
+    assert relative(run(with_scfg(half)), run(with_scfg(rounded))) < 1e-4
+
+
+def test_computing_in_bfloat16(sd15):
+    model = sd15.clone()
+    model.set_model_compute_dtype(torch.bfloat16)
+    samples = run(with_scfg(model))
+    assert samples.isfinite().all()
+    assert relative(samples, run(model)) > 1e-3
+    assert torch.equal(run(with_scfg(model, strength=0.0)), run(model))
+
+
+def test_a_model_of_which_only_a_part_is_loaded(monkeypatch, sd15):
+    """Weights that stay behind are cast layer by layer, as with too little memory on a GPU."""
+    model = with_scfg(tiny.sd15())
+    load = model.load
+
+    def load_a_third(device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
+        load(device_to, model.model_size() // 3, force_patch_weights, full_load=False)
+
+    monkeypatch.setattr(model, "load", load_a_third)
+    samples = run(model)
+    assert model.model.model_lowvram
+    assert 0 < model.model.model_loaded_weight_memory < model.model_size() / 2
+    assert relative(samples, run(with_scfg(sd15))) < 1e-4
+
+
+def flux():
+    """A tiny Flux, a transformer without cross-attention layers."""
+    config = comfy.supported_models.Flux(dict(
+        image_model="flux", hidden_size=64, num_heads=2, depth=1, depth_single_blocks=1, axes_dim=[8, 12, 12],
+        context_in_dim=24, vec_in_dim=32, patch_size=2, mlp_ratio=2, theta=10000, guidance_embed=False, in_channels=16,
+        out_channels=16, qkv_bias=True, txt_ids_dims=[], dtype=torch.float32,
+    ))
+    config.set_inference_dtype(torch.float32, None)
+    return comfy.model_patcher.ModelPatcher(config.get_model({}, "", tiny.CPU), tiny.CPU, tiny.CPU)
+
+
+def test_a_model_of_another_family_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"^S-CFG: the model is a Flux \(Flux\).*Supported: Stable Diffusion.*SDXL"):
+        with_scfg(flux())
