@@ -15,6 +15,7 @@ class Page(NamedTuple):
     title: str  # file name, and what the template browser shows
     model: dict[str, str]  # for the front end's offer to download it
     groups: list[Group]
+    shows: list[str]  # nodes whose pictures are on the thumbnail
 
 
 SD15 = {
@@ -58,8 +59,8 @@ SCFG_GROUPS = [
 ]
 
 PAGES = {
-    "scfg_text_to_image": Page("S-CFG text to image (SD 1.5)", SD15, SCFG_GROUPS),
-    "scfg_text_to_image_sdxl": Page("S-CFG text to image (SDXL)", SDXL, SCFG_GROUPS),
+    "scfg_text_to_image": Page("S-CFG text to image (SD 1.5)", SD15, SCFG_GROUPS, ["save_guided", "save_regions"]),
+    "scfg_text_to_image_sdxl": Page("S-CFG text to image (SDXL)", SDXL, SCFG_GROUPS, ["save_guided", "save_rates"]),
     "see_what_a_word_sees": Page(
         "See what a word sees",
         SD15,
@@ -83,6 +84,7 @@ PAGES = {
                 ["mask_image", "save_masks"],
             ),
         ],
+        ["save_image", "save_words"],
     ),
     "inpaint_by_a_word": Page(
         "Inpaint by a word",
@@ -107,5 +109,6 @@ PAGES = {
             ),
             Group("5  After", "", ["inpainted", "save_inpainted"]),
         ],
+        ["save_image", "save_inpainted"],
     ),
 }

@@ -1,0 +1,47 @@
+"""The thumbnails of the example workflows, from their runs on Sticker World: `python -m thumbnails`."""
+
+from __future__ import annotations
+
+import io
+
+import workflow_files
+from comfy_client import ComfyClient
+from comfy_server import comfy_server
+from paths import ROOT
+from PIL import Image
+from sheet import scale, trimmed
+from workflow_pages import PAGES, Page
+
+SIZE = (720, 480)
+MARGIN = 24
+
+
+def pictures(client: ComfyClient, name: str, page: Page) -> list[Image.Image]:
+    outputs = client.run(workflow_files.on_sticker_world(workflow_files.load(name)))
+    return [Image.open(io.BytesIO(client.images(outputs, node)[0])).convert("RGB") for node in page.shows]
+
+
+def side_by_side(shown: list[Image.Image]) -> Image.Image:
+    """The pictures at one height, as large as fits, in the middle of a white card."""
+    shown = [trimmed(picture) if picture.width > 512 else picture for picture in shown]
+    width = sum(picture.width / picture.height for picture in shown)
+    height = min((SIZE[0] - MARGIN * (len(shown) + 1)) / width, SIZE[1] - 2 * MARGIN)
+    card = Image.new("RGB", SIZE, "white")
+    scaled = [scale(picture, int(height)) for picture in shown]
+    x = (SIZE[0] - sum(picture.width for picture in scaled) - MARGIN * (len(scaled) - 1)) // 2
+    for picture in scaled:
+        card.paste(picture, (x, (SIZE[1] - picture.height) // 2))
+        x += picture.width + MARGIN
+    return card
+
+
+def main() -> None:
+    with comfy_server() as client:
+        for name, page in PAGES.items():
+            path = ROOT / "workflows" / f"{page.title}.jpg"
+            side_by_side(pictures(client, name, page)).save(path, quality=88)
+            print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
