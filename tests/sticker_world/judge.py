@@ -52,7 +52,7 @@ class Verdict:
 
 
 class JudgeNet(nn.Module):
-    """Pictures [B, 3, H, W] in -1..1 -> logits of nouns [B, nouns + 2, H/8, W/8] and of colours [B, colours, H/8, W/8]."""
+    """Pictures [B, 3, 8 h, 8 w] in -1..1 -> logits of nouns [B, nouns + 2, h, w] and colours [B, colours, h, w]."""
 
     def __init__(self, width: int = 96) -> None:
         super().__init__()

@@ -77,7 +77,7 @@ def make_clip(weights: dict[str, torch.Tensor]) -> comfy.sd.CLIP:
 
 def make_vae(weights: dict[str, torch.Tensor]) -> comfy.sd.VAE:
     vae = comfy.sd.VAE(sd=TAESD().state_dict())
-    model = Autoencoder().eval()
+    model = Autoencoder().eval().requires_grad_(False)
     model.load_state_dict(weights)
     vae.first_stage_model = model.to(vae.vae_dtype)
     vae.patcher = comfy.model_patcher.CoreModelPatcher(

@@ -17,8 +17,8 @@ DOWNSCALE = 4
 
 TEXT = {
     "hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "num_hidden_layers": 3,
-    "projection_dim": 128, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "max_position_embeddings": 77, "vocab_size": 49408,
-    "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407,
+    "projection_dim": 128, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "max_position_embeddings": 77,
+    "vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407,
 }
 
 UNET = {

@@ -35,6 +35,7 @@ def encode(clip: comfy.sd.CLIP, prompt: str) -> Conditioning:
     return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
 
 
+@torch.inference_mode()
 def generate(
     world: tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE], prompt: str, seeds: Sequence[int],
     settings: Settings | None = None, method: Method = plain,

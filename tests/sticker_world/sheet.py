@@ -22,7 +22,7 @@ PROMPTS = (
 )  # fmt: skip
 
 
-def sheet(
+def draw_sheet(
     world: tuple, prompts: tuple[str, ...], seeds: tuple[int, ...], columns: int, settings: Settings
 ) -> Image.Image:
     """Pictures of every prompt with every seed, in reading order."""
@@ -47,7 +47,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = Settings(steps=args.steps, cfg=args.cfg)
     world = load_sticker_world(args.weights)
-    sheet(world, PROMPTS[: args.prompts], tuple(range(args.seeds)), args.columns, settings).save(args.out)
+    draw_sheet(world, PROMPTS[: args.prompts], tuple(range(args.seeds)), args.columns, settings).save(args.out)
 
 
 if __name__ == "__main__":

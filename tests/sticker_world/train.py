@@ -1,4 +1,7 @@
-"""Train Sticker World: autoencoder, text model and UNet. `python -m sticker_world.train --help`."""
+"""Train Sticker World: autoencoder, text model, UNet and judge. `python -m sticker_world.train --help`.
+
+It goes on from the last checkpoint in its cache; the same seed gives the same training.
+"""
 from __future__ import annotations
 
 import argparse
@@ -19,14 +22,20 @@ from tqdm import tqdm
 from . import autoencoder
 from .cache import CACHE
 from .dataset import training_chunk
+from .export import export
+from .loader import WEIGHTS, load_sticker_world
 from .model import Autoencoder, learned_parameters, new_autoencoder, new_text_model, new_unet
 from .parallel import average, mine, run
+from .sampling import Settings
+from .sheet import PROMPTS, draw_sheet
+from .train_judge import make_judge
 
 CHUNK = 256
 EMPTY_CAPTIONS = 0.12
 EMA = 0.999
 WARM_UP = 200
-MIN_SNR = 5.0
+MIN_SNR = 5.0  # Hang et al., Efficient Diffusion Training via Min-SNR Weighting Strategy, 2023
+NOISE_BIAS = 0.7  # timesteps are 1000 u ** 0.7: more of the noisy ones, where the prompt decides
 
 
 def text_states(text: torch.nn.Module, embeds: torch.Tensor) -> torch.Tensor:
@@ -98,7 +107,7 @@ class Trainer:
         chosen = mine(torch.randint(len(latents), (batch,), generator=generator))
         x0 = latents[chosen].to(self.device)
         noise = mine(torch.randn(batch, *x0.shape[1:], generator=generator)).to(self.device)
-        timestep = mine(torch.randint(1000, (batch,), generator=generator)).to(self.device)
+        timestep = mine((1000 * torch.rand(batch, generator=generator) ** NOISE_BIAS).long()).to(self.device)
         blank = mine(torch.rand(batch, 1, generator=generator) < EMPTY_CAPTIONS)
         ids = torch.where(blank, empty, tokens[chosen]).to(self.device)
         sigma = self.sigmas[timestep].view(-1, 1, 1, 1)
@@ -172,6 +181,10 @@ def work(rank: int, args: argparse.Namespace) -> None:
                 bar.set_postfix(eps=f"{smooth:.4f}", rate=f"{trainer.learning_rate():.1e}")
             if rank == 0 and (trainer.step % args.save_every == 0 or trainer.step == args.steps):
                 save(trainer.state() | extra, path)
+            if rank == 0 and trainer.step % args.sheet_every == 0:
+                export(args.cache, args.cache / "weights", args.seed)
+                world = load_sticker_world(args.cache / "weights")
+                draw_sheet(world, PROMPTS[:12], (0,), 6, Settings()).save(args.cache / f"samples-{trainer.step}.png")
 
 
 def main() -> None:
@@ -183,10 +196,13 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1 if torch.cuda.is_available() else 2)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate (%(default)s)")
-    parser.add_argument("--save-every", type=int, default=250)
+    parser.add_argument("--save-every", type=int, default=150, help="steps between checkpoints (%(default)s)")
+    parser.add_argument("--sheet-every", type=int, default=600, help="steps between sheets of samples (%(default)s)")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
     run(work, args.processes, args)
+    export(args.cache, WEIGHTS, args.seed)
+    make_judge(args.seed)
 
 
 if __name__ == "__main__":

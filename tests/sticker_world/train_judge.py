@@ -92,11 +92,12 @@ def examples(count: int, seed: int, blends: float) -> tuple[torch.Tensor, torch.
     return *(torch.from_numpy(np.stack(part)) for part in (pictures, nouns, colours)), list(things)
 
 
+@torch.inference_mode()
 def decoded(pictures: torch.Tensor) -> torch.Tensor:
     """uint8 pictures [B, 128, 128, 3] through the autoencoder and back."""
     _, _, vae = load_sticker_world()
-    parts = [vae.decode(vae.encode(part / 255)) for part in pictures.split(16)]
-    return (torch.cat(parts).cpu().float() * 255).round().byte()
+    parts = [(vae.decode(vae.encode(part / 255)).cpu().float() * 255).round().byte() for part in pictures.split(16)]
+    return torch.cat(parts)
 
 
 def augmented(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -116,11 +117,11 @@ def augmented(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tenso
     )
 
 
-def train(steps: int, seed: int, batch: int = 32) -> JudgeNet:
+def train(steps: int, seed: int, batch: int = 24) -> JudgeNet:
     torch.manual_seed(seed)
     net = JudgeNet()
-    pictures, nouns, colours, _ = examples(5000, seed + 100, blends=0.3)
-    pictures[3500:] = decoded(pictures[3500:])
+    pictures, nouns, colours, _ = examples(3600, seed + 100, blends=0.3)
+    pictures[2600:] = decoded(pictures[2600:])
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
     generator = torch.Generator().manual_seed(seed)
@@ -177,17 +178,24 @@ def measure(net: JudgeNet | None, count: int = 800, seed: int = 9000) -> dict[st
     return report
 
 
+def make_judge(seed: int, steps: int = 1200) -> None:
+    """Train the judge, measure it, and write it with the measured accuracy."""
+    net = train(steps, seed)
+    report = measure(net)
+    weights = {name: t.half() if t.is_floating_point() else t for name, t in net.state_dict().items()}
+    save_file(weights, WEIGHTS / "judge.safetensors", {"accuracy": json.dumps(report)})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--measure", action="store_true", help="only measure the judge of the repository")
     args = parser.parse_args()
-    net = None if args.measure else train(args.steps, args.seed)
-    report = measure(net)
-    if net is not None:
-        weights = {name: t.half() if t.is_floating_point() else t for name, t in net.state_dict().items()}
-        save_file(weights, WEIGHTS / "judge.safetensors", {"accuracy": json.dumps(report)})
+    if args.measure:
+        measure(None)
+    else:
+        make_judge(args.seed, args.steps)
 
 
 if __name__ == "__main__":
