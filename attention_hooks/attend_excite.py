@@ -168,7 +168,8 @@ def layers_for(layers: list[Layer], scale: int | None, latent: tuple[int, int]) 
     scale None: the grid whose number of positions is nearest to 16x16. The middle block alone, as it is for SD 1.x
     at the coarsest grid, is not among the paper's layers and is chosen only where there is nothing else.
     """
-    present = sorted({layer.scale for layer in layers if layer.block[0] != "middle"} or {layer.scale for layer in layers})
+    outside = [layer for layer in layers if layer.block[0] != "middle"]
+    present = sorted({layer.scale for layer in outside or layers})
     if scale is None:
         positions = {s: math.prod(-(-size // s) for size in latent) for s in present}
         scale = min(present, key=lambda s: abs(math.log(positions[s] / PAPERS_GRID**2)))
@@ -193,7 +194,7 @@ def patch_attend_excite(model: ModelPatcher, settings: Settings) -> tuple[ModelP
     def outer_sample(executor, noise, latent_image, sampler, *args, **kwargs):
         run = current_run(executor.class_obj.model_options, key)
         if run.plan:
-            sampler = follow_steps(sampler, run.see)
+            sampler = follow_steps(NODE, sampler, run.see)
         return executor(noise, latent_image, sampler, *args, **kwargs)
 
     def prepare_sampling(executor, model, noise_shape, *args, **kwargs):

@@ -76,7 +76,8 @@ class AttentionGradient:
         lengths = {item.cond["uuid"]: text_length(item.cond) for item in placed}
 
         def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
-            with differentiable(model), torch.autograd.graph.save_on_cpu() if self._in_ram else nullcontext():
+            saved = torch.autograd.graph.save_on_cpu() if self._in_ram else nullcontext()
+            with differentiable(model, self._node), saved:
                 call = _Call(x.clone().requires_grad_(), transformer_options["uuids"], {})
                 calls.append(call)
                 options = self._watch(transformer_options, call, lengths)

@@ -69,7 +69,7 @@ def _norm_gradient(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor, g
 
 
 @contextmanager
-def differentiable(model: BaseModel) -> Iterator[None]:
+def differentiable(model: BaseModel, node: str) -> Iterator[None]:
     """Grad mode in which the model's output is differentiable by its input, though never by its weights.
 
     Raises ValueError where another node has taken over a layer, so that its weight is not the whole of it.
@@ -77,8 +77,8 @@ def differentiable(model: BaseModel) -> Iterator[None]:
     layers = [module for module in model.diffusion_model.modules() if isinstance(module, LAYERS)]
     if any("forward" in vars(layer) for layer in layers):
         raise ValueError(
-            "another node has replaced the forward of some layers, as LoRA in bypass mode does; no gradient can be "
-            "taken through these. Load the LoRA without bypass, or leave that node out."
+            f"{node}: another node has replaced the forward of some layers, as LoRA in bypass mode does; no gradient "
+            "can be taken through these. Load the LoRA without bypass, or leave that node out."
         )
     try:
         for layer in layers:

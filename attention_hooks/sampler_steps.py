@@ -84,17 +84,17 @@ class _Model:
         self._step, self._awaited, self._estimates_left = step + 1, True, self._estimates
 
 
-def follow_steps(sampler: Sampler, see: Callable[[StepLatent | None], None]) -> KSAMPLER:
+def follow_steps(node: str, sampler: Sampler, see: Callable[[StepLatent | None], None]) -> KSAMPLER:
     """A copy of the sampler that shows its latent to `see` at each of its steps, before the model is called.
 
-    ValueError for samplers whose latent cannot be moved.
+    Raises ValueError, naming the node, for samplers whose latent cannot be moved.
     """
     function = getattr(sampler, "sampler_function", None)
     name = getattr(function, "__name__", type(sampler).__name__)
     if not isinstance(sampler, KSAMPLER) or name in UNMOVABLE:
         raise ValueError(
-            f"the sampler {UNMOVABLE.get(name, name)} does not let its latent be moved between steps. Choose another, "
-            "such as euler, ddim, heun, dpmpp_2m or euler_ancestral."
+            f"{node}: the sampler {UNMOVABLE.get(name, name)} does not let its latent be moved between steps. "
+            "Choose another, such as euler, ddim, heun, dpmpp_2m or euler_ancestral."
         )
 
     @wraps(function)

@@ -85,8 +85,8 @@ class Subjects:
             cols = slice(left * size[1] // width, max(-(-(left + w) * size[1] // width), 1))
             present = [number for number, subject in enumerate(self.columns[item.cond["uuid"]]) if subject]
             view = whole[:, present, rows, cols]
-            part = F.interpolate(scores.cpu(), view.shape[-2:], mode="bilinear") if view.shape != scores.shape else scores
-            whole[:, present, rows, cols] = torch.maximum(view, part.cpu())
+            part = F.interpolate(scores.cpu(), view.shape[-2:], mode="bilinear")
+            whole[:, present, rows, cols] = torch.maximum(view, part)
         return whole.half()
 
 
