@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from comfy_extras import nodes_model_advanced
-from host import tiny
-from host.scfg_runs import run
+from host import scfg_runs, tiny
+from torch import Tensor
 
 from semantic_guidance.nodes.sega import SemanticGuidanceConcept, SemanticGuidanceSEGA
 
-__all__ = ["concept", "concepts", "prediction_type", "run", "with_sega"]
+SIZE = (8, 16)  # of latents
+
+
+def run(model, *args, **kwargs) -> Tensor:
+    return scfg_runs.run(model, *args, **{"size": SIZE, **kwargs})
 
 
 def defaults(node) -> dict:
