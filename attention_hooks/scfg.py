@@ -124,7 +124,8 @@ class SCFGRun:
     def _mask(self, conds: list[dict], x: Tensor, sigma: Tensor) -> _Mask | None:
         placed = placed_conds(conds, x, sigma)
         masks, names = [], []
-        for number, item in enumerate(placed):
+        for item in placed:
+            number = next(number for number, cond in enumerate(conds) if cond is item.cond)
             won = scfg.assign_tokens(self.capture.maps(item).tokens).to(x.device)
             columns = won.any(dim=(0, 2, 3)).nonzero().flatten().tolist()
             top, left, h, w = item.area

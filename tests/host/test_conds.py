@@ -203,6 +203,14 @@ def test_a_negative_that_ends_half_way_leaves_plain_cfg_for_the_rest(sd15, caplo
     assert torch.equal(run(ends, negative=negative, steps=6), samples)
 
 
+def test_a_prompt_keeps_its_number_when_the_one_before_it_has_ended(sd15):
+    model, record = with_regions(sd15)
+    regions = record.of(run(model, positive=within(tiny.prompt(0), 0.0, 0.3) + tiny.prompt(2), steps=4))
+    numbers = [{regions.regions[index].prompt for index in step.owner.unique().tolist()} for step in regions.steps]
+    assert numbers[-1] == {1}
+    assert 0 in numbers[0]
+
+
 SAMPLERS = ["heun", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "euler_cfg_pp", "dpmpp_2m", "uni_pc", "lcm"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import comfy.model_patcher
 import comfy.supported_models
 import pytest
@@ -65,6 +67,23 @@ def test_a_model_of_which_only_a_part_is_loaded(monkeypatch, sd15):
     assert model.model.model_lowvram
     assert 0 < model.model.model_loaded_weight_memory < model.model_size() / 2
     assert relative(samples, run(with_scfg(sd15))) < 1e-4
+
+
+def test_prompts_on_two_devices_in_two_threads(sd15):
+    """The host's MultiGPU CFG Split, with two names of the CPU for the devices."""
+    second = tiny.sd15()
+    second.load_device, second.is_multigpu_base_clone = torch.device("cpu:0"), True
+    model = sd15.clone()
+    model.set_additional_models("multigpu", [second])
+    threads = set()
+
+    def note_thread(executor, *args, **kwargs):
+        threads.add(threading.current_thread())
+        return executor(*args, **kwargs)
+
+    model.add_wrapper_with_key("apply_model", "test", note_thread)
+    assert relative(run(with_scfg(model)), run(with_scfg(sd15))) < 2e-4
+    assert len(threads) == 2
 
 
 def flux():
