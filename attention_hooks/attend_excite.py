@@ -111,7 +111,8 @@ class AttendExciteRun:
         pass
 
     def finish(self, samples: Tensor) -> None:
-        trace = Trace(self.settings.words, tuple(self.steps), self.total, latent_mark(samples))
+        targets = tuple((i, 1 - step.target) for i, step in self.plan.items() if step.target is not None)
+        trace = Trace(self.settings.words, tuple(self.steps), self.total, targets, latent_mark(samples))
         log.info("%s: %s", NODE, trace.summary())
         if len(self.steps) < len(self.plan):
             log.warning(

@@ -29,6 +29,7 @@ class Trace(NamedTuple):
     words: tuple[str, ...]
     steps: tuple[TraceStep, ...]
     total: int  # sampler steps
+    targets: tuple[tuple[int, float], ...]  # (step from 0, attention that refinement aims at)
     mark: Tensor  # of the latent that the run returned
 
     def summary(self) -> str:

