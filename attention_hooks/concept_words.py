@@ -51,7 +51,7 @@ class ConceptWords(Capture):
         mask = x.new_zeros((x.shape[0], 1, *x.shape[-2:]), dtype=torch.float32)
         for item in placed_conds(conds, x, sigma):
             if item.cond["uuid"] in self._wanted:
-                seen = self.maps(item.cond["uuid"]).tokens.to(x.device)
+                seen = self.maps(item).tokens.to(x.device)
                 top, left, h, w = item.area
                 view = (..., slice(top, top + h), slice(left, left + w))
                 mask[view] += item.share[view] * enlarge(strongest(seen, concept.edit.threshold), (h, w))
