@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
 from torch import Tensor
 
 from .conds import give_copies_own_uuids
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.samplers import CFGGuider
 
+log = logging.getLogger(__name__)
 PREFIX = "semantic_guidance"
 EXTRA_PASS = f"{PREFIX}.extra_pass"  # marks the options of a model call that no run should watch
 
@@ -36,7 +41,9 @@ class Run(Protocol):
         """Called with the latent that the run returns, unless it failed or was interrupted."""
 
 
-def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -> str:
+def add_run(
+    model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run], reads_attention: bool = True
+) -> str:
     """Let `model` (a clone) make a Run from the guider and the sigmas whenever sampling starts.
 
     Returns the key under which current_run finds it in the options that the host passes around.
@@ -49,7 +56,8 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -
         run = make_run(guider, sigmas)
         guider.model_options = {**before, "transformer_options": {**before.get("transformer_options", {}), key: run}}
         try:
-            samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            with _uncompiled(before) if reads_attention else nullcontext():
+                samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
             run.finish(samples)
             return samples
         finally:
@@ -79,6 +87,19 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -
     model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, PREFIX, predict_noise)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, PREFIX, apply_model)
     return key
+
+
+def _uncompiled(model_options: dict[str, Any]) -> AbstractContextManager:
+    """Let compiled models run as they were written.
+
+    A compiled model repeats the attention calls of its first trace, whether or not they are to be watched now: the
+    host compiles without the guards on transformer_options that would notice.
+    """
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):  # PyTorch 2.6
+        return nullcontext()
+    if TORCH_COMPILE_KWARGS in model_options:
+        log.warning("Semantic Guidance: the compiled model runs uncompiled, so that its attention can be read.")
+    return torch.compiler.set_stance("force_eager")
 
 
 def current_run(model_options: dict[str, Any], key: str) -> Run | None:

@@ -181,7 +181,7 @@ def patch_sega(model: ModelPatcher, concepts: tuple[Concept, ...], momentum: Mom
         model = model.clone()
     if all(concept.edit.scale == 0 or concept.edit.weight <= 0 for concept in concepts):
         return model
-    key = add_run(model, lambda guider, sigmas: SEGARun(guider, sigmas, concepts, momentum, layers))
+    key = add_run(model, lambda guider, sigmas: SEGARun(guider, sigmas, concepts, momentum, layers), bool(layers))
 
     def prepare_sampling(executor, patcher, noise_shape, conds, *args, model_options, **kwargs):
         run = current_run(model_options, key)

@@ -104,7 +104,7 @@ def test_the_node_samples_what_the_authors_way_does(sd15, completion, size):
 def test_v_prediction_with_two_evaluations_in_a_step():
     model = tiny.sd21()
     expected = run(AuthorsWay("as released").install(model), batch=2, sampler="heun")
-    assert relative(run(with_scfg(model), batch=2, sampler="heun"), expected) < 1e-4
+    assert relative(run(with_scfg(model), batch=2, sampler="heun"), expected) < 3e-4
     assert relative(run(model, batch=2, sampler="heun"), expected) > 0.05
 
 
