@@ -21,9 +21,20 @@ import comfy.model_patcher  # noqa: E402
 import comfy.sample  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
-from semantic_guidance.attention_hooks.scfg import Settings, patch_scfg  # noqa: E402
+
+from semantic_guidance.attention_hooks import attend_excite, scfg  # noqa: E402
+from semantic_guidance.guidance.attend_excite import Excitation  # noqa: E402
 
 CPU = torch.device("cpu")
+
+
+METHODS = {
+    "S-CFG": lambda model: scfg.patch_scfg(model, scfg.Settings())[0],
+    # No refinement. Half of the steps move the latent, as in a run of any length, so --steps must be even.
+    "A&E": lambda model: attend_excite.patch_attend_excite(
+        model, attend_excite.Settings(("#2", "#5"), Excitation(thresholds=()))
+    )[0],
+}
 
 
 class Topology(NamedTuple):
@@ -112,9 +123,9 @@ def _memory_events(profile) -> Iterator:
     return (event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
 
 
-def compare(name: str, topology: Topology, dtype: torch.dtype, rounds: int, steps: int) -> None:
+def compare(name: str, method: str, topology: Topology, dtype: torch.dtype, rounds: int, steps: int) -> None:
     model = build(topology, dtype)
-    guided, _ = patch_scfg(model, Settings())
+    guided = METHODS[method](model)
     plain_run, guided_run = sampler(model, topology, steps), sampler(guided, topology, steps)
     plain_peak, guided_peak = peak_bytes(plain_run), peak_bytes(guided_run)  # these also warm up
     plain_time, guided_time = [], []
@@ -123,7 +134,7 @@ def compare(name: str, topology: Topology, dtype: torch.dtype, rounds: int, step
         guided_time.append(cpu_seconds(guided_run))
     ratios = [b / a for a, b in zip(plain_time, guided_time, strict=True)]
     print(
-        f"{name:<34} S-CFG / CFG time {statistics.median(ratios):.4f} (rounds {min(ratios):.4f} to {max(ratios):.4f})"
+        f"{name:<30} {method} / CFG time {statistics.median(ratios):.4f} ({min(ratios):.4f} to {max(ratios):.4f})"
         f"  step {statistics.median(plain_time) / steps:.2f} s  memory +{(guided_peak - plain_peak) / 2**20:.1f} MB"
         f" of {plain_peak / 2**20:.0f} MB",
         flush=True,
@@ -134,12 +145,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="times that plain and guided sampling alternate")
     parser.add_argument("--steps", type=int, default=1, help="sampling steps in each")
+    parser.add_argument("--method", choices=list(METHODS), default="S-CFG")
+    parser.add_argument("--width", type=int, default=320, help="model channels of SD 1.5; SDXL has half of it")
     parser.add_argument("--only", choices=["sd15", "sdxl"], help="one topology only")
     arguments = parser.parse_args()
     if arguments.only != "sdxl":
-        compare("SD 1.5, full width, 64x64", sd15(320, 64), torch.float32, arguments.rounds, arguments.steps)
+        name = f"SD 1.5, {arguments.width} channels, 64x64"
+        compare(name, arguments.method, sd15(arguments.width, 64), torch.float32, arguments.rounds, arguments.steps)
     if arguments.only != "sd15":
-        compare("SDXL, 1/2 width, 64x64", sdxl(160, 64), torch.float32, arguments.rounds, arguments.steps)
+        width = arguments.width // 2
+        name = f"SDXL, {width} channels, 64x64"
+        compare(name, arguments.method, sdxl(width, 64), torch.float32, arguments.rounds, arguments.steps)
 
 
 if __name__ == "__main__":

@@ -111,4 +111,30 @@ PAGES = {
         ],
         ["save_image", "save_inpainted"],
     ),
+    "attend_excite": Page(
+        "Attend-and-Excite (SD 1.5)",
+        SD15,
+        [
+            Group(
+                "1  Model and prompt",
+                "**Attend-and-Excite** keeps subjects from being left out. Name two things that your model likes to "
+                "merge or to forget.",
+                ["loader", "positive", "negative", "latent"],
+            ),
+            Group("2  Without", "The same seed, sampled as usual.", ["plain", "plain_image", "save_plain"]),
+            Group(
+                "3  With Attend-and-Excite",
+                "**words** are the subjects that must be there, separated by commas, as they stand in the prompt. In "
+                "the first half of the steps the latent is moved until the model attends to each of them.",
+                ["excite", "excited", "excited_image", "save_excited"],
+            ),
+            Group(
+                "4  What it did",
+                "The curves show how strongly the model attends to each word, step by step; the maps show where. "
+                "Dashes are what the refinements aim at.",
+                ["curves"],
+            ),
+        ],
+        ["save_plain", "save_excited"],
+    ),
 }
