@@ -29,7 +29,7 @@ def on_sticker_world(graph: Graph) -> Graph:
     for node in graph.values():
         if node["class_type"] == "CheckpointLoaderSimple":
             node.update(class_type=STICKER_WORLD_LOADER, inputs={})
-    return with_size(graph, 256)
+    return with_size(graph, 128)
 
 
 def on_checkpoint(graph: Graph, file_name: str, size: int) -> Graph:
