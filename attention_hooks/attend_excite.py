@@ -76,8 +76,7 @@ class AttendExciteRun:
         if not subjects.placed:
             return
         scale, layers = layers_for(self.layers, self.settings.map_scale, tuple(x.shape[-2:]))
-        gradient_of = self.gradient or AttentionGradient(NODE, layers)
-        self.gradient = gradient_of
+        self.gradient = gradient_of = self.gradient or AttentionGradient(NODE, layers)
         excitation = self.settings.excitation
         progress = _Progress(latent.step, self.total, excitation.max_refinements)
         start, x_start = latent.x.clone(), x.clone()

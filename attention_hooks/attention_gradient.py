@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -13,6 +13,7 @@ from comfy.ldm.modules.attention import get_attention_function
 from comfy.model_base import BaseModel
 from comfy.patcher_extension import WrappersMP, copy_nested_dicts
 from comfy.samplers import calc_cond_batch
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
 from .attention import fold_repeats
@@ -32,12 +33,28 @@ class _Enough(Exception):
     """All layers were seen; the rest of the forward is not needed."""
 
 
-class _Call(NamedTuple):
-    """One call of the model. x: the leaf, [chunks * B, ...]."""
+class _Call:
+    """One call of the model."""
 
-    x: Tensor
-    uuids: list[Any]
-    maps: Maps
+    def __init__(self, x: Tensor, uuids: list[Any]):
+        self.x = x  # the leaf, [chunks * B, ...]
+        self.uuids = uuids
+        self._sums: Maps = {}
+        self._layers = 0
+
+    def add(self, seen: Observation, lengths: dict[Any, int]) -> None:
+        """Count one layer, unless another node changes its positions (by merging some, for instance)."""
+        cross, rows = seen.cross_attention, len(self.x) // len(self.uuids)
+        if cross.q.shape[:2] != (len(self.x), seen.grid[0] * seen.grid[1]):
+            return
+        self._layers += 1
+        for chunk, uuid in enumerate(self.uuids):
+            attention = cross.select(slice(chunk * rows, (chunk + 1) * rows)).probabilities()
+            attention = fold_repeats(attention, lengths[uuid]).unflatten(1, seen.grid)
+            self._sums[uuid] = self._sums[uuid] + attention if uuid in self._sums else attention
+
+    def maps(self) -> Maps:
+        return {uuid: total / self._layers for uuid, total in self._sums.items()}
 
 
 class AttentionGradient:
@@ -78,7 +95,7 @@ class AttentionGradient:
         def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
             saved = torch.autograd.graph.save_on_cpu() if self._in_ram else nullcontext()
             with differentiable(model, self._node), saved:
-                call = _Call(x.clone().requires_grad_(), transformer_options["uuids"], {})
+                call = _Call(x.clone().requires_grad_(), transformer_options["uuids"])
                 calls.append(call)
                 options = self._watch(transformer_options, call, lengths)
                 if control is not None:
@@ -94,11 +111,14 @@ class AttentionGradient:
         transformer_options = options.setdefault("transformer_options", {})
         transformer_options[EXTRA_PASS] = True
         wrappers = transformer_options.setdefault("wrappers", {}).setdefault(WrappersMP.APPLY_MODEL, {})
+        wrappers.pop(COMPILE_KEY, None)  # what is compiled has no place to stop
         wrappers[f"{PREFIX}.gradient"] = [apply_model]  # the last is called last, next to the model
         calc_cond_batch(model, [[item.cond for item in placed]], x, sigma, options)
 
         with torch.inference_mode(False), torch.enable_grad():
-            value = loss({uuid: attention for call in calls for uuid, attention in call.maps.items()})
+            maps = {uuid: attention for call in calls for uuid, attention in call.maps().items()}
+            self._check(maps, placed)
+            value = loss(maps)
             gradients = _gradients(value, [call.x for call in calls], model.get_dtype_inference())
         areas = {item.cond["uuid"]: item.area for item in placed}
         total = torch.zeros_like(x)
@@ -111,30 +131,26 @@ class AttentionGradient:
     def _watch(self, options: dict[str, Any], call: _Call, lengths: dict[Any, int]) -> dict[str, Any]:
         layers = visible_layers(options, self._layers)
         waiting = set(layers)
-        sums: Maps = {}
-        seen = 0
 
         def observer(observation: Observation) -> None:
-            nonlocal seen
+            call.add(observation, lengths)
             waiting.discard(observation.layer)
-            rows = len(call.x) // len(call.uuids)
-            cross = observation.cross_attention
-            if cross.q.shape[:2] == (len(call.x), observation.grid[0] * observation.grid[1]):
-                seen += 1
-                for chunk, uuid in enumerate(call.uuids):
-                    attention = cross.select(slice(chunk * rows, (chunk + 1) * rows)).probabilities()
-                    attention = fold_repeats(attention, lengths[uuid]).unflatten(1, observation.grid)
-                    sums[uuid] = sums[uuid] + attention if uuid in sums else attention
             if not waiting:
-                call.maps.update({uuid: total / seen for uuid, total in sums.items()})
                 raise _Enough
 
-        if not layers:
-            raise ValueError(
-                f"{self._node}: another node replaces every attention layer that this node reads. Remove that node, "
-                "limit it to fewer blocks, or choose another map_scale."
-            )
         return watch({**options, OVERRIDE: _attention_with_gradient}, layers, observer)
+
+    def _check(self, maps: Maps, placed: list[Placed]) -> None:
+        if any(item.cond["uuid"] not in maps for item in placed):
+            raise ValueError(
+                f"{self._node}: another node replaces every attention layer that this node reads, or spares the call "
+                "of the model. Remove that node, limit it to fewer blocks, or choose another map_scale."
+            )
+        if len({item.cond.get("hooks") for item in placed}) > 1:
+            raise ValueError(
+                f"{self._node}: the prompts with these words have different hooks (LoRA by prompt, for instance). Give "
+                "them the same hooks, or name words of prompts that share them."
+            )
 
 
 def _with_copied_skips(options: dict[str, Any]) -> dict[str, Any]:

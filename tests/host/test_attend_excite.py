@@ -16,6 +16,7 @@ from semantic_guidance.attention_hooks import attention_gradient
 from semantic_guidance.attention_hooks.attend_excite import layers_for, percent_at, plan_steps
 from semantic_guidance.attention_hooks.attention_trace import Trace
 from semantic_guidance.attention_hooks.families import model_layers
+from semantic_guidance.attention_hooks.frozen import differentiable
 from semantic_guidance.attention_hooks.words import CONDITIONING_KEY, PromptWords, Word
 from semantic_guidance.guidance.attend_excite import Excitation
 
@@ -61,6 +62,23 @@ def test_twice_is_the_same_twice_and_leaves_nothing_behind(sd15, plain, moved):
 
 def test_weights_that_are_inference_tensors_give_the_same(moved):
     assert torch.equal(run(excited(in_inference_mode(tiny.sd15()))), moved[0])
+
+
+def test_frozen_layers_have_the_output_and_the_gradient_of_autograd(sd15):
+    unet = sd15.model.diffusion_model
+    x, weight = torch.randn((2, 1, 4, 16, 16), generator=torch.Generator().manual_seed(6))
+    timestep, context = torch.tensor([500.0]), tiny.prompt(0)[0][0]
+
+    def output_and_gradient():
+        leaf = x.clone().requires_grad_()
+        output = unet(leaf, timestep, context=context, transformer_options={})
+        return output.detach(), torch.autograd.grad((output * weight).sum(), leaf)[0]
+
+    expected = output_and_gradient()
+    with torch.inference_mode(), differentiable(sd15.model, "test"):
+        frozen = output_and_gradient()
+    assert torch.equal(frozen[0], expected[0])
+    torch.testing.assert_close(frozen[1], expected[1])
 
 
 def test_images_of_a_batch_move_as_they_do_alone(sd15):
