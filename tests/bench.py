@@ -23,7 +23,10 @@ import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
 
 from semantic_guidance.attention_hooks import attend_excite, scfg  # noqa: E402
+from semantic_guidance.attention_hooks.concepts import Concept  # noqa: E402
+from semantic_guidance.attention_hooks.sega import patch_sega  # noqa: E402
 from semantic_guidance.guidance.attend_excite import Excitation  # noqa: E402
+from semantic_guidance.guidance.sega import Momentum  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -34,7 +37,16 @@ METHODS = {
     "A&E": lambda model: attend_excite.patch_attend_excite(
         model, attend_excite.Settings(("#2", "#5"), Excitation(thresholds=()))
     )[0],
+    "SEGA": lambda model: with_concepts(model, 1),  # (2 + K) / 2 rows of plain CFG: 1.5
+    "SEGA-3": lambda model: with_concepts(model, 3),  # 2.5
 }
+
+
+def with_concepts(model, count: int):
+    """With as many concepts, which act in every step."""
+    text = torch.randn((1, 77, model.model.model_config.unet_config["context_dim"]))
+    concept = Concept([[text, {"pooled_output": torch.zeros((1, 1280))}]], warmup=0)
+    return patch_sega(model, (concept,) * count, Momentum())
 
 
 class Topology(NamedTuple):
