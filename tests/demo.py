@@ -19,8 +19,6 @@ from comfy_server import ServerError, comfy_server, stop_on_terminate
 from PIL import Image
 from sheet import Figure, sheet, trimmed
 
-PROMPT, WORDS, SEED, CFG = "a cat and a red balloon", "cat, red balloon", 1, 7.5
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="dev.py demo", description="Make pictures with S-CFG and name them.")
@@ -40,7 +38,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit("dev.py demo: stopped")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    for name, (picture, meaning) in sheets(pictures).items():
+    for name, (picture, meaning) in sheets(pictures, graph).items():
         picture.save(arguments.output / name)
         print(f"  {arguments.output / name}: {meaning}")
     print(f"Done in {time.monotonic() - start:.0f} s.")
@@ -49,6 +47,7 @@ def main() -> None:
 def demo_graph(checkpoint: Path | None) -> tuple[Graph, Path | None]:
     """The graph to run, and the folder of the checkpoint in it (None: Sticker World)."""
     graph = workflow_files.load("scfg_text_to_image")
+    graph["regions"]["inputs"]["step"] = graph["guided"]["inputs"]["steps"] // 2
     if checkpoint is None:
         return workflow_files.on_sticker_world(graph), None
     if not checkpoint.is_file():
@@ -76,16 +75,18 @@ def sample(client: ComfyClient, graph: Graph) -> dict[str, list[Image.Image]]:
     }
 
 
-def sheets(pictures: dict[str, list[Image.Image]]) -> dict[str, tuple[Image.Image, str]]:
+def sheets(pictures: dict[str, list[Image.Image]], graph: Graph) -> dict[str, tuple[Image.Image, str]]:
     """File name -> (picture, what it shows)."""
-    words = [word.strip() for word in WORDS.split(",")]
-    plain = Figure(pictures["plain"][0], "plain CFG", f"one scale of {CFG:g} everywhere")
+    words = [word.strip() for word in graph["words"]["inputs"]["words"].split(",")]
+    sampler = graph["guided"]["inputs"]
+    plain = Figure(pictures["plain"][0], "plain CFG", f"one scale of {sampler['cfg']:g} everywhere")
     guided = Figure(pictures["guided"][0], "S-CFG", "a scale for every region")
     regions, rates = pictures["regions"][0], pictures["rates"][0]
     below = [Figure(trimmed(rates), "how strongly each place was guided")]
     for word, heat in zip(words, pictures["words"], strict=True):
         below.append(Figure(trimmed(heat), f'where the model sees "{word}"'))
-    title, subtitle = f'"{PROMPT}"', f"the same seed ({SEED}), steps and sampler"
+    title = f'"{graph["positive"]["inputs"]["text"]}"'
+    subtitle = f"the same seed ({sampler['seed']}), {sampler['steps']} steps of {sampler['sampler_name']}"
     beside = [plain, guided, Figure(trimmed(regions), "the regions that the model drew")]
     return {
         "overview.png": (sheet(title, subtitle, [beside, below], 448), "all of it on one sheet"),

@@ -8,6 +8,7 @@ from comfy_client import Graph
 from paths import TESTS
 
 STICKER_WORLD_LOADER = "StickerWorldLoader"
+STICKER_WORLD_CFG = 5.0
 
 
 def names() -> list[str]:
@@ -24,11 +25,18 @@ def nodes_of(graph: Graph, class_type: str) -> list[dict]:
 
 
 def on_sticker_world(graph: Graph) -> Graph:
-    """The graph with Sticker World (latents of 32x32, pictures of 128x128) in place of its checkpoint."""
+    """The graph with Sticker World in place of its checkpoint, and what suits its size.
+
+    Pictures have 128x128 pixels, latents 32x32 positions; it attends at a half and a quarter of that.
+    """
     graph = json.loads(json.dumps(graph))
     for node in graph.values():
         if node["class_type"] == "CheckpointLoaderSimple":
             node.update(class_type=STICKER_WORLD_LOADER, inputs={})
+        if "map_scale" in node["inputs"]:
+            node["inputs"]["map_scale"] = "1/2"
+        if "cfg" in node["inputs"]:
+            node["inputs"]["cfg"] = STICKER_WORLD_CFG
     return with_size(graph, 128)
 
 
