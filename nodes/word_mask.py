@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 from comfy_api.latest import io, ui
 
-from ..attention_hooks.word_mask import NODE, WordMap, word_maps
+from ..attention_hooks.word_mask import MAP_SCALE, NODE, WordMap, word_maps
 from ..attention_hooks.words import split_phrases
 from ..drawing import heat_map
 from ..guidance.scfg import COMPLETIONS
 from ..guidance.word_map import contrast, soft_mask
-from .scfg import COMPLETION_TOOLTIP, MAP_SCALE_TOOLTIP, MAP_SCALES
+from .scfg import COMPLETION_TOOLTIP, MAP_SCALES
 from .sockets import CATEGORY
 
 log = logging.getLogger(__name__)
-UNIFORM = 0.1
+UNIFORM = 0.05  # contrast below which a map is called nearly uniform
 
 
 class SemanticGuidanceWordMask(io.ComfyNode):
@@ -42,7 +42,7 @@ class SemanticGuidanceWordMask(io.ComfyNode):
                     "such as #5 work too, with any text encoding node.",
                 ),
                 io.Float.Input(
-                    "noise_level", default=0.5, min=0.0, max=1.0, step=0.01, round=0.001,
+                    "noise_level", default=0.2, min=0.0, max=1.0, step=0.01, round=0.001,
                     tooltip="How much noise is added before the model looks, as a share of its noise schedule. "
                     "1 is pure noise, so that the model sees what it would start to draw.",
                 ),
@@ -62,7 +62,9 @@ class SemanticGuidanceWordMask(io.ComfyNode):
                     tooltip=COMPLETION_TOOLTIP,
                 ),
                 io.Combo.Input(
-                    "map_scale", options=list(MAP_SCALES), default="auto", advanced=True, tooltip=MAP_SCALE_TOOLTIP
+                    "map_scale", options=list(MAP_SCALES), default="auto", advanced=True,
+                    tooltip="The finest attention grid used, as a share of the latent's size; the next coarser one is "
+                    "used as well. 'auto' is 1/2, which found words best where the truth is known.",
                 ),
                 io.Image.Input(
                     "image", optional=True,
@@ -83,9 +85,8 @@ class SemanticGuidanceWordMask(io.ComfyNode):
         cls, model, conditioning, latent, words: str, noise_level: float, mask: str, threshold: float, seed: int,
         completion: str, map_scale: str, image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        maps = word_maps(
-            model, conditioning, latent, split_phrases(words), noise_level, completion, MAP_SCALES[map_scale], seed
-        )
+        scale = MAP_SCALES[map_scale] or MAP_SCALE
+        maps = word_maps(model, conditioning, latent, split_phrases(words), noise_level, completion, scale, seed)
         size = _picture_size(model, latent) if image is None else tuple(image.shape[1:3])
         soft = torch.cat([soft_mask(seen.attention, seen.share, size) for seen in maps])
         masks = soft if mask == "soft" else (soft >= threshold).float()
@@ -102,7 +103,7 @@ def _picture_size(model, latent: dict) -> tuple[int, int]:
 
 def _heat_maps(maps: list[WordMap], size: tuple[int, int], image: torch.Tensor | None) -> torch.Tensor:
     """A picture [H, W, 3] of the attention that each word gets in each latent, on one scale. Flat maps are told."""
-    scale = (0.0, max(float(seen.attention.max()) for seen in maps))
+    scale = (min(float(seen.attention.min()) for seen in maps), max(float(seen.attention.max()) for seen in maps))
     pictures = []
     for seen in maps:
         flat = contrast(seen.attention, seen.share) < UNIFORM

@@ -15,7 +15,7 @@ from host import scfg_runs, tiny, tiny_clip
 
 import nodes as host_nodes
 from semantic_guidance.attention_hooks.families import layers_at, model_layers
-from semantic_guidance.attention_hooks.word_mask import noise_sigma, word_maps
+from semantic_guidance.attention_hooks.word_mask import MAP_SCALE, noise_sigma, word_maps
 from semantic_guidance.attention_hooks.words import CONDITIONING_KEY, prompt_words
 from semantic_guidance.guidance.smoothing import smooth
 from semantic_guidance.nodes.word_mask import SemanticGuidanceWordMask
@@ -78,7 +78,7 @@ class TestAttention:
         """Against the maps of one direct call of the model, worked out here from its queries and keys."""
         patcher = build()
         conditioning, given = prompt(clip), latent(2)
-        scale, layers = layers_at(model_layers(patcher, "test"), None)
+        scale, layers = layers_at(model_layers(patcher, "test"), MAP_SCALE)
         wanted = {(layer.block, layer.index) for layer in layers}
         grid = (-(-H // scale), -(-W // scale))
         found = []

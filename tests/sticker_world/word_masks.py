@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from semantic_guidance.attention_hooks.word_mask import WordMap, word_maps
+from semantic_guidance.attention_hooks.word_mask import MAP_SCALE, WordMap, word_maps
 from semantic_guidance.guidance.scfg import COMPLETIONS, Completion
 from semantic_guidance.guidance.word_map import contrast, soft_mask
 from semantic_guidance.nodes.prompt import SemanticGuidancePrompt
@@ -29,7 +29,7 @@ from .scenes import NOUNS, SIDE, Scene, make_scenes, phrase
 GROUPS = {"singles": 1, "pairs": 2}
 CHOOSING, REPORTING = 1001, 2002  # seeds of the scenes by which defaults are chosen, and of those that are reported
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-NOISE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+NOISE_LEVELS = (0.1, 0.2, 0.3, 0.5, 0.8)
 MAP_SCALES = (2, 4)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -37,10 +37,10 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class Setting(NamedTuple):
     noise_level: float
     completion: Completion
-    map_scale: int | None
+    map_scale: int
 
 
-DEFAULT = Setting(0.4, "as released", None)
+DEFAULT = Setting(0.2, "as released", MAP_SCALE)
 
 
 class View(NamedTuple):
