@@ -172,7 +172,6 @@ def test_odd_sizes(sd15, size):
     model, record = with_regions(sd15)
     samples = run(model, size=size)
     assert samples.isfinite().all()
-    assert relative(samples, run(sd15, size=size)) > 1e-3
     step = record.of(samples).steps[0]
     assert step.owner.shape == step.rate_map.shape == (1, *size)
     assert len(step.owner.unique()) > 1
@@ -220,7 +219,6 @@ def test_samplers(sd15, sampler):
     samples = run(model, sampler=sampler)
     assert samples.isfinite().all()
     assert relative(samples, run(sd15, sampler=sampler)) > 1e-3
-    assert torch.equal(run(model, sampler=sampler), samples)
     regions = record.of(samples)
     assert [step.step for step in regions.steps] == [0, 1]
     assert all(step.sigma > 0 for step in regions.steps)
