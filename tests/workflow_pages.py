@@ -137,4 +137,26 @@ PAGES = {
         ],
         ["save_plain", "save_excited"],
     ),
+    "sega_edit": Page(
+        "SEGA concept editing (SD 1.5)",
+        SD15,
+        [
+            Group(
+                "1  Model and prompt",
+                "**SEGA** changes a picture in one respect and keeps the seed. Start from a prompt whose picture you "
+                "like.",
+                ["loader", "positive", "negative", "latent"],
+            ),
+            Group("2  Without", "The same seed, sampled as usual.", ["plain", "plain_image", "save_plain"]),
+            Group(
+                "3  The edit",
+                "Write the concept alone, in a few words. **edit_guidance_scale** says how strongly it acts, "
+                "**threshold** how little of the picture takes part, **warmup** when it begins. Connect a second "
+                "SEGA Concept through **previous** for a second edit.",
+                ["words", "concept", "sega"],
+            ),
+            Group("4  With", "", ["edited", "edited_image", "save_edited"]),
+        ],
+        ["save_plain", "save_edited"],
+    ),
 }
