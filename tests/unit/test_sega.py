@@ -192,3 +192,12 @@ def test_half_precision_predictions_are_edited_in_float32(dtype):
     edit, nu = sega_step(uncond, [concept], [Edit(warmup=0)], None, 0, Momentum())
     assert edit.dtype == nu.dtype == torch.float32
     torch.testing.assert_close(edit, edit_term(uncond.float(), concept.float(), Edit()))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.9])
+def test_the_attention_mask_keeps_the_strongest_positions_of_each_image(threshold):
+    attention = torch.rand(3, 1, 5, 7, generator=torch.Generator().manual_seed(1)).half()
+    mask = sega.strongest(attention, threshold)
+    for image, kept in zip(attention.flatten(1).float(), mask.flatten(1), strict=True):
+        level = np.quantile(image.numpy(), threshold)
+        np.testing.assert_array_equal(kept, image.numpy() >= level)
