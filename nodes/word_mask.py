@@ -58,7 +58,7 @@ class SemanticGuidanceWordMask(io.ComfyNode):
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, advanced=True, tooltip="Seed of the noise."
                 ),
                 io.Combo.Input(
-                    "completion", options=list(COMPLETIONS), default="as released", advanced=True,
+                    "completion", options=list(COMPLETIONS), default="power series", advanced=True,
                     tooltip=COMPLETION_TOOLTIP,
                 ),
                 io.Combo.Input(

@@ -40,7 +40,7 @@ class Setting(NamedTuple):
     map_scale: int
 
 
-DEFAULT = Setting(0.2, "as released", MAP_SCALE)
+DEFAULT = Setting(0.2, "power series", MAP_SCALE)
 
 
 class View(NamedTuple):
