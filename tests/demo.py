@@ -19,6 +19,9 @@ from comfy_server import ServerError, comfy_server, stop_on_terminate
 from PIL import Image
 from sheet import Figure, sheet, trimmed
 
+STICKER_WORLD_PROMPT = "a lion and a blue car", "lion, car"
+STICKER_WORLD_SEED = 5  # one with both subjects; plain CFG often leaves one out
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="dev.py demo", description="Make pictures with S-CFG and name them.")
@@ -49,6 +52,9 @@ def demo_graph(checkpoint: Path | None) -> tuple[Graph, Path | None]:
     graph = workflow_files.load("scfg_text_to_image")
     graph["regions"]["inputs"]["step"] = graph["guided"]["inputs"]["steps"] // 2
     if checkpoint is None:
+        graph["positive"]["inputs"]["text"], graph["words"]["inputs"]["words"] = STICKER_WORLD_PROMPT
+        for sampler in workflow_files.nodes_of(graph, "KSampler"):
+            sampler["seed"] = STICKER_WORLD_SEED
         return workflow_files.on_sticker_world(graph), None
     if not checkpoint.is_file():
         raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
