@@ -25,7 +25,7 @@ THINGS = [(animal, None) for animal in ANIMALS] + [(noun, colour) for colour, no
 
 
 def any_thing(rng: random.Random) -> tuple[str, str | None]:
-    noun = rng.choice(NOUNS)
+    noun = rng.choice(OBJECTS if rng.random() < 0.7 else ANIMALS)  # objects come in eleven colours
     return noun, rng.choice(COLOURS) if noun in OBJECTS else None
 
 
@@ -117,11 +117,10 @@ def augmented(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tenso
     )
 
 
-def train(steps: int, seed: int, batch: int = 24) -> JudgeNet:
-    torch.manual_seed(seed)
-    net = JudgeNet()
-    pictures, nouns, colours, _ = examples(3600, seed + 100, blends=0.3)
-    pictures[2600:] = decoded(pictures[2600:])
+def train(net: JudgeNet, steps: int, seed: int, batch: int = 24) -> None:
+    pictures, nouns, colours, _ = examples(2400, seed + 100, blends=0.25)
+    pictures[2100:] = decoded(pictures[2100:])
+    net.train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
     generator = torch.Generator().manual_seed(seed)
@@ -139,7 +138,7 @@ def train(steps: int, seed: int, batch: int = 24) -> JudgeNet:
         schedule.step()
         if step % 20 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
-    return net.eval()
+    net.eval()
 
 
 def accuracy(net: JudgeNet, pictures: torch.Tensor, things: list) -> dict[str, float]:
@@ -178,9 +177,12 @@ def measure(net: JudgeNet | None, count: int = 800, seed: int = 9000) -> dict[st
     return report
 
 
-def make_judge(seed: int, steps: int = 1200) -> None:
+def make_judge(seed: int, steps: int = 900) -> None:
     """Train the judge, measure it, and write it with the measured accuracy."""
-    net = train(steps, seed)
+    torch.manual_seed(seed)
+    net = JudgeNet()
+    for part in range(3):
+        train(net, steps, seed + part)
     report = measure(net)
     weights = {name: t.half() if t.is_floating_point() else t for name, t in net.state_dict().items()}
     save_file(weights, WEIGHTS / "judge.safetensors", {"accuracy": json.dumps(report)})
@@ -189,7 +191,7 @@ def make_judge(seed: int, steps: int = 1200) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--measure", action="store_true", help="only measure the judge of the repository")
     args = parser.parse_args()
     if args.measure:
