@@ -20,7 +20,7 @@ from sticker_world.sampling import Settings, encode, generate
 from sticker_world.scenes import make_scenes
 from sticker_world.train import text_states, tokenize
 
-FAST = Settings(steps=4, sampler="euler", scheduler="normal")
+FAST = Settings(steps=2, sampler="euler", scheduler="normal")
 
 
 @pytest.fixture(scope="module")
