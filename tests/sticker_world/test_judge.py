@@ -36,7 +36,7 @@ def test_nothing_is_found_in_an_empty_picture(background):
 
 
 def test_blends_are_mostly_called_unknown():
-    pictures, _, _, things = examples(100, seed=33, blends=0.5)
+    pictures, _, _, things = examples(150, seed=33, blends=0.5)
     assert accuracy(load_judge(), pictures, things)["blends_not_named"] > 0.7
 
 
