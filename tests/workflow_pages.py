@@ -39,8 +39,8 @@ SCFG_GROUPS = [
     ),
     Group(
         "2  Guidance",
-        "**strength** 1 is the paper, 0 is plain CFG. **rate_min** and **rate_max** bound how much a region's scale may "
-        "differ from cfg. Both samplers have the same seed, so that you see what S-CFG changes.",
+        "**strength** 1 is the paper, 0 is plain CFG. **rate_min** and **rate_max** bound how much a region's scale "
+        "may differ from cfg. Both samplers have the same seed, so that you see what S-CFG changes.",
         ["scfg", "guided", "plain"],
     ),
     Group("3  Pictures", "", ["guided_image", "plain_image", "save_guided", "save_plain"]),
