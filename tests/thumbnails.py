@@ -1,7 +1,8 @@
-"""The thumbnails of the example workflows, from their runs on Sticker World: `python -m thumbnails`."""
+"""The thumbnails of the example workflows, from their runs on Sticker World: `python -m thumbnails [NAME ...]`."""
 
 from __future__ import annotations
 
+import argparse
 import io
 
 import workflow_files
@@ -36,8 +37,12 @@ def side_by_side(shown: list[Image.Image]) -> Image.Image:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="of tests/workflows; all by default")
+    names = parser.parse_args().names or list(PAGES)
     with comfy_server() as client:
-        for name, page in PAGES.items():
+        for name in names:
+            page = PAGES[name]
             path = ROOT / "workflows" / f"{page.title}.jpg"
             side_by_side(pictures(client, name, page)).save(path, quality=88)
             print(path.relative_to(ROOT))
