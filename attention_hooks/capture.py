@@ -63,8 +63,8 @@ class Capture:
         self._last: dict[Any, dict[tuple[int, ...], _Part]] = {}
         self.begin({}, 0)
 
-    def begin(self, wanted: dict[Any, Wanted], batch: int) -> None:
-        """Gather anew for the conds with these uuids, for a batch of `batch` images."""
+    def begin(self, wanted: dict[Any, Any], batch: int) -> None:
+        """Gather anew what is Wanted for the conds with these uuids, for a batch of `batch` images."""
         self._wanted = wanted
         self._batch = batch
         self._last |= self._parts

@@ -92,7 +92,7 @@ def process_prompt(
 ) -> Prompt:
     """A concept's conds as the host processes them; guider.conds is processed already."""
     negative = guider.conds["negative"]
-    shared = next((cond for cond in negative if "area" not in cond and "mask" not in cond), {})
+    shared: Cond = next((cond for cond in negative if "area" not in cond and "mask" not in cond), {})
     shared = {key: shared[key] for key in SHARED if key in shared}
     conds = process_conds(
         guider.inner_model, noise, {"positive": [{**shared, **cond} for cond in conds]}, noise.device, latent_image,

@@ -45,7 +45,8 @@ def text_length(cond: dict[str, Any]) -> int | None:
 def placed_conds(conds: list[dict[str, Any]], x: Tensor, sigma: Tensor) -> list[Placed]:
     """The conds of one prompt list that act on x [B, C, H, W] at this sigma, weighted as the host weights them."""
     height, width = x.shape[-2:]
-    placed, defaults = [], []
+    placed: list[Placed] = []
+    defaults: list[Placed] = []
     for cond in conds:
         described = get_area_and_mult(cond, x, sigma)
         if described is None:  # outside its timestep range
@@ -56,9 +57,9 @@ def placed_conds(conds: list[dict[str, Any]], x: Tensor, sigma: Tensor) -> list[
         item = Placed(cond, (top, left, h, w), share)
         (defaults if "default" in cond else placed).append(item)
     if defaults:  # they fill what the others leave
-        left = (1 - sum((item.share for item in placed), torch.zeros_like(defaults[0].share))).relu()
-        if left.any():
-            placed += [item._replace(share=left) for item in defaults]
+        rest = (1 - sum((item.share for item in placed), torch.zeros_like(defaults[0].share))).relu()
+        if rest.any():
+            placed += [item._replace(share=rest) for item in defaults]
     total = sum(item.share for item in placed)
     return [item._replace(share=item.share / total.clamp_min(1e-8)) for item in placed]
 

@@ -23,7 +23,7 @@ class Layer(NamedTuple):
     """One transformer block: self-attention followed by cross-attention."""
 
     block: tuple[str, int]  # the host's name of the block, such as ("output", 3)
-    index: int  # depth inside the block's spatial transformer
+    depth: int  # inside the block's spatial transformer
     scale: int  # how many times coarser than the latent its grid is
 
 

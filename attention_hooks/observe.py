@@ -26,7 +26,7 @@ def _is_replaced(transformer_options: dict[str, Any], layer: Layer) -> bool:
     return any(
         key in replaced.get(attention, {})
         for attention in ("attn1", "attn2")
-        for key in (layer.block, (*layer.block, layer.index))
+        for key in (layer.block, (*layer.block, layer.depth))
     )
 
 
@@ -42,7 +42,7 @@ def watch(
 
     Chained in front of an override that is already there, which still sees every call.
     """
-    wanted = {(layer.block, layer.index): layer for layer in layers}
+    wanted = {(layer.block, layer.depth): layer for layer in layers}
     seen_self: dict[Layer, Attention] = {}
     previous = transformer_options.get(OVERRIDE)
 

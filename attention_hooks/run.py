@@ -102,8 +102,8 @@ def _uncompiled(model_options: dict[str, Any]) -> AbstractContextManager:
     return torch.compiler.set_stance("force_eager")
 
 
-def current_run(model_options: dict[str, Any], key: str) -> Run | None:
-    """The run in progress; None where a node samples without a guider, so that no run was started."""
+def current_run(model_options: dict[str, Any], key: str) -> Any:
+    """The Run in progress; None where a node samples without a guider, so that no run was started."""
     return model_options.get("transformer_options", {}).get(key)
 
 

@@ -72,7 +72,8 @@ class SCFGRun:
         self.capture.end_forward(x, transformer_options)
 
     def finish(self, samples: Tensor) -> None:
-        first = {}  # samplers that evaluate a step more than once start at its sigma, the highest
+        # Samplers that evaluate a step more than once start at its sigma, the highest.
+        first: dict[int, RegionStep] = {}
         for seen in sorted(self.seen.values(), key=lambda seen: -seen.sigma):
             first.setdefault(seen.step, seen)
         if first:

@@ -36,7 +36,7 @@ def prompt_words(clip: CLIP, tokens: dict[str, list]) -> PromptWords | None:
     name = next(iter(tokens))
     tokenizer = getattr(clip.tokenizer, f"clip_{name}", None) or getattr(clip.tokenizer, name, None)
     vocabulary = getattr(tokenizer, "inv_vocab", {})
-    if vocabulary.get(tokenizer and tokenizer.end_token) != "<|endoftext|>":
+    if tokenizer is None or vocabulary.get(tokenizer.end_token) != "<|endoftext|>":
         return None
     encoder = getattr(clip.cond_stage_model, f"clip_{name}")
     width = encoder.transformer.get_input_embeddings().weight.shape[-1]
@@ -91,12 +91,13 @@ def find_phrase(prompt: PromptWords, phrase: str) -> tuple[int, ...]:
         return (column,) if column < prompt.length else ()
     wanted = _normal(phrase)
     for first in range(len(prompt.words)):
-        text, columns = "", []
+        text = ""
+        columns: tuple[int, ...] = ()
         for word in prompt.words[first:]:
             text += _normal(word.text)
             columns += word.tokens
             if text == wanted:
-                return tuple(columns)
+                return columns
             if not wanted.startswith(text):
                 break
     return ()

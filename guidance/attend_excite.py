@@ -156,7 +156,8 @@ def excite(
         return torch.where(_per_image(images, x), x + delta, x), torch.where(images, size, 0)
 
     peaks, gradient = evaluate(x)
-    evaluations, sizes = [peaks], []
+    evaluations = [peaks]
+    sizes: list[Tensor] = []
     refinements = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     refining = neglect(peaks) > (torch.inf if step.target is None else step.target)
     while refining.any() and len(sizes) < settings.max_refinements:

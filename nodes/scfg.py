@@ -3,7 +3,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..attention_hooks.scfg import Settings, patch_scfg
-from ..guidance.scfg import COMPLETIONS
+from ..guidance.scfg import COMPLETIONS, Completion
 from .sockets import CATEGORY, Regions
 
 MAP_SCALES = {"auto": None, "1/2": 2, "1/4": 4, "1/8": 8}
@@ -82,7 +82,7 @@ class SemanticGuidanceSCFG(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, strength: float, rate_min: float, rate_max: float, scale_cap: float, completion: str,
+        cls, model, strength: float, rate_min: float, rate_max: float, scale_cap: float, completion: Completion,
         reference: str, map_scale: str, start_percent: float, end_percent: float,
     ) -> io.NodeOutput:
         settings = Settings(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..attention_hooks.concepts import UNITS, Concept
+from ..attention_hooks.concepts import UNITS, Concept, Unit
 from ..attention_hooks.sega import patch_sega
 from ..attention_hooks.words import split_phrases
 from ..guidance.sega import Edit, Momentum
@@ -79,7 +79,7 @@ class SemanticGuidanceConcept(io.ComfyNode):
     @classmethod
     def execute(
         cls, conditioning, direction: str, edit_guidance_scale: float, threshold: float, warmup: float,
-        cooldown: float, counted_in: str, weight: float, confine_to: str, mask=None, previous=(),
+        cooldown: float, counted_in: Unit, weight: float, confine_to: str, mask=None, previous=(),
     ) -> io.NodeOutput:
         edit = Edit(
             scale=edit_guidance_scale, threshold=threshold, weight=weight, remove=direction == "remove"

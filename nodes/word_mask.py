@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..attention_hooks.word_mask import MAP_SCALE, NODE, WordMap, word_maps
 from ..attention_hooks.words import split_phrases
 from ..drawing import heat_map
-from ..guidance.scfg import COMPLETIONS
+from ..guidance.scfg import COMPLETIONS, Completion
 from ..guidance.word_map import contrast, soft_mask
 from .scfg import COMPLETION_TOOLTIP, MAP_SCALES
 from .sockets import CATEGORY
@@ -83,7 +83,7 @@ class SemanticGuidanceWordMask(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, conditioning, latent, words: str, noise_level: float, mask: str, threshold: float, seed: int,
-        completion: str, map_scale: str, image: torch.Tensor | None = None,
+        completion: Completion, map_scale: str, image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         scale = MAP_SCALES[map_scale] or MAP_SCALE
         maps = word_maps(model, conditioning, latent, split_phrases(words), noise_level, completion, scale, seed)

@@ -116,7 +116,7 @@ def test_layers_of_sdxl(sdxl):
     scale, layers = layers_at(model_layers(sdxl, "test"), None)
     quarter = [("input", 7), ("input", 8), ("middle", 0), ("output", 0), ("output", 1), ("output", 2)]
     assert (scale, blocks(layers)) == (4, quarter)
-    assert {layer.index for layer in layers} == {9}  # the last of ten
+    assert {layer.depth for layer in layers} == {9}  # the last of ten
     scale, layers = layers_at(model_layers(sdxl, "test"), 2)
     half = [("input", 4), ("input", 5), ("output", 3), ("output", 4), ("output", 5)]
     assert blocks([layer for layer in layers if layer.scale == 2]) == half

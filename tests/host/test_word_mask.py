@@ -79,7 +79,7 @@ class TestAttention:
         patcher = build()
         conditioning, given = prompt(clip), latent(2)
         scale, layers = layers_at(model_layers(patcher, "test"), MAP_SCALE)
-        wanted = {(layer.block, layer.index) for layer in layers}
+        wanted = {(layer.block, layer.depth) for layer in layers}
         grid = (-(-H // scale), -(-W // scale))
         found = []
 
