@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import ComfyExtension, io
+from comfyui_version import __version__
 
-from .nodes import NODES
+OLDEST = (0, 18, 2)
+
+if tuple(map(int, __version__.split(".")[:3])) < OLDEST:
+    needed = ".".join(map(str, OLDEST))
+    raise ImportError(f"Semantic Guidance needs ComfyUI {needed} or newer; this is {__version__}. Update ComfyUI.")
+
+from comfy_api.latest import ComfyExtension, io  # noqa: E402
+
+from .nodes import NODES  # noqa: E402
 
 WEB_DIRECTORY = "./web"
 

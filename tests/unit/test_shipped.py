@@ -1,0 +1,48 @@
+"""The archive of the registry holds what a user needs, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from paths import ROOT
+from shipped import shipped
+
+LIMIT = 3 * 2**20  # bytes
+KINDS = {
+    ".": {"LICENSE", "README.md", "__init__.py", "pyproject.toml"},
+    "attention_hooks": {".py"},
+    "drawing": {".py"},
+    "guidance": {".py"},
+    "nodes": {".py"},
+    "locales": {".json"},
+    "subgraphs": {".json"},
+    "web": {".md", ".jpg", ".png"},
+    "workflows": {".json", ".jpg"},
+}
+
+
+def test_only_what_a_user_needs_is_shipped():
+    for path in shipped():
+        top = path.parts[0] if len(path.parts) > 1 else "."
+        assert path.name in KINDS["."] if top == "." else path.suffix in KINDS.get(top, set()), path
+
+
+def test_everything_that_the_pack_consists_of_is_shipped():
+    files = shipped()
+    assert {Path(name) for name in KINDS["."]} <= set(files)
+    for folder in ("attention_hooks", "drawing", "guidance", "nodes", "web", "workflows"):
+        on_disk = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()}
+        assert {path for path in on_disk if "__pycache__" not in path.parts} <= set(files)
+
+
+def test_the_archive_is_small():
+    assert sum((ROOT / path).stat().st_size for path in shipped()) < LIMIT
+
+
+def test_the_oldest_host_is_said_alike_everywhere():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    oldest = re.search(r'requires-comfyui = ">=([\d.]+)"', text)[1]
+    assert f'OLDEST = "{oldest}"' in (ROOT / "dev.py").read_text(encoding="utf-8")
+    assert f"OLDEST = ({oldest.replace('.', ', ')})" in (ROOT / "__init__.py").read_text(encoding="utf-8")
+    assert f"ComfyUI {oldest} or newer" in (ROOT / "README.md").read_text(encoding="utf-8")
