@@ -12,9 +12,9 @@ import uuid
 from typing import NamedTuple
 
 import workflow_files
-from browser import front_end
 from comfy_client import ComfyClient, Graph
 from comfy_server import comfy_server
+from front_end import front_end
 from paths import ROOT
 from workflow_pages import PAGES, Page
 
@@ -41,8 +41,9 @@ LAYOUT = """async ({graph, groups, title}) => {
       const control = node.widgets?.find(widget => widget.name === 'control_after_generate');
       if (control) control.value = 'fixed';
       const height = node.computeSize()[1];
-      const big = /Preview|Save|WordMask/.test(node.type) ? 320 : 0;
-      place(node, Math.max(height, big, node.type.includes('Prompt') || node.type === 'CLIPTextEncode' ? 150 : 0));
+      if (/^(Save|Preview)/.test(node.type)) place(node, 320);
+      else if (/RegionPreview|WordMask|AttentionCurves/.test(node.type)) place(node, height + 280);
+      else place(node, /Prompt|CLIPTextEncode/.test(node.type) ? Math.max(height, 150) : height);
     }
     const group = new LGraphGroup(name);
     group.pos = [x, top - 80];
@@ -94,14 +95,20 @@ def author(client: ComfyClient, graph: Graph, page: Page) -> Saved:
 
 def published(saved: dict, page: Page) -> dict:
     """What the registry and the node manager read: a stable id, and the pack that each node comes from."""
+    with_packs(saved["nodes"])
     for node in saved["nodes"]:
-        ours = node["type"].startswith("SemanticGuidance")
-        node["properties"]["cnr_id"] = "semantic-guidance" if ours else "comfy-core"
         if node["type"] == "CheckpointLoaderSimple":
             node["properties"]["models"] = [page.model]
     saved["extra"]["ds"] = {"scale": 0.6, "offset": [120, 60]}
     saved["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"semantic-guidance/{page.title}"))
     return saved
+
+
+def with_packs(nodes: list[dict]) -> None:
+    """Write into each saved node which pack it comes from."""
+    for node in nodes:
+        ours = node["type"].startswith("SemanticGuidance")
+        node["properties"]["cnr_id"] = "semantic-guidance" if ours else "comfy-core"
 
 
 def main() -> None:

@@ -58,6 +58,46 @@ SCFG_GROUPS = [
     ),
 ]
 
+ATTEND_EXCITE_GROUPS = [
+    Group(
+        "1  Model and prompt",
+        "**Attend-and-Excite** keeps subjects from being left out. Name two things that your model likes to "
+        "merge or to forget.",
+        ["loader", "positive", "negative", "latent"],
+    ),
+    Group("2  Without", "The same seed, sampled as usual.", ["plain", "plain_image", "save_plain"]),
+    Group(
+        "3  With Attend-and-Excite",
+        "**words** are the subjects that must be there, separated by commas, as they stand in the prompt. In "
+        "the first half of the steps the latent is moved until the model attends to each of them.",
+        ["excite", "excited", "excited_image", "save_excited"],
+    ),
+    Group(
+        "4  What it did",
+        "The curves show how strongly the model attends to each word, step by step; the maps show where. "
+        "Dashes are what the refinements aim at.",
+        ["curves"],
+    ),
+]
+
+SEGA_GROUPS = [
+    Group(
+        "1  Model and prompt",
+        "**SEGA** changes a picture in one respect and keeps the seed. Start from a prompt whose picture you "
+        "like.",
+        ["loader", "positive", "negative", "latent"],
+    ),
+    Group("2  Without", "The same seed, sampled as usual.", ["plain", "plain_image", "save_plain"]),
+    Group(
+        "3  The edit",
+        "Write the concept alone, in a few words. **edit_guidance_scale** says how strongly it acts, "
+        "**threshold** how little of the picture takes part, **warmup** when it begins. Connect a second "
+        "SEGA Concept through **previous** for a second edit.",
+        ["words", "concept", "sega"],
+    ),
+    Group("4  With", "", ["edited", "edited_image", "save_edited"]),
+]
+
 PAGES = {
     "scfg_text_to_image": Page("S-CFG text to image (SD 1.5)", SD15, SCFG_GROUPS, ["save_guided", "save_regions"]),
     "scfg_text_to_image_sdxl": Page("S-CFG text to image (SDXL)", SDXL, SCFG_GROUPS, ["save_guided", "save_rates"]),
@@ -111,52 +151,69 @@ PAGES = {
         ],
         ["save_image", "save_inpainted"],
     ),
-    "attend_excite": Page(
-        "Attend-and-Excite (SD 1.5)",
+    "attend_excite": Page("Attend-and-Excite (SD 1.5)", SD15, ATTEND_EXCITE_GROUPS, ["save_plain", "save_excited"]),
+    "attend_excite_sdxl": Page("Attend-and-Excite (SDXL)", SDXL, ATTEND_EXCITE_GROUPS, ["save_plain", "save_excited"]),
+    "sega_edit": Page("SEGA concept editing (SD 1.5)", SD15, SEGA_GROUPS, ["save_plain", "save_edited"]),
+    "sega_edit_sdxl": Page("SEGA concept editing (SDXL)", SDXL, SEGA_GROUPS, ["save_plain", "save_edited"]),
+    "all_together": Page(
+        "All together (SD 1.5)",
         SD15,
         [
             Group(
                 "1  Model and prompt",
-                "**Attend-and-Excite** keeps subjects from being left out. Name two things that your model likes to "
-                "merge or to forget.",
+                "**Attend-and-Excite**, **SEGA** and **S-CFG** on one model. Each of them takes a model and gives a "
+                "model; put them one after the other, in any order.",
                 ["loader", "positive", "negative", "latent"],
             ),
             Group("2  Without", "The same seed, sampled as usual.", ["plain", "plain_image", "save_plain"]),
             Group(
-                "3  With Attend-and-Excite",
-                "**words** are the subjects that must be there, separated by commas, as they stand in the prompt. In "
-                "the first half of the steps the latent is moved until the model attends to each of them.",
-                ["excite", "excited", "excited_image", "save_excited"],
+                "3  Keep the subjects, add a concept",
+                "Attend-and-Excite sees to it that both **words** are drawn, early, while the layout is decided. The "
+                "edit begins after its **warmup**, when the subjects have their places.",
+                ["excite", "concept_words", "concept"],
             ),
             Group(
-                "4  What it did",
-                "The curves show how strongly the model attends to each word, step by step; the maps show where. "
-                "Dashes are what the refinements aim at.",
-                ["curves"],
+                "4  Guide every region",
+                "S-CFG sets how strongly each region is guided; the edit is added to that.\n\nAt 0, "
+                "**edit_guidance_scale** leaves out the edit and **strength** leaves out S-CFG.",
+                ["sega", "scfg", "together"],
+            ),
+            Group("5  With", "", ["together_image", "save_together"]),
+            Group(
+                "6  What they did",
+                "The attention to each word while the latent was moved, and the regions of the last step.",
+                ["curves", "regions"],
             ),
         ],
-        ["save_plain", "save_excited"],
+        ["save_plain", "save_together"],
     ),
-    "sega_edit": Page(
-        "SEGA concept editing (SD 1.5)",
+    "prompt_a_region_by_a_word": Page(
+        "Prompt a region by a word",
         SD15,
         [
             Group(
-                "1  Model and prompt",
-                "**SEGA** changes a picture in one respect and keeps the seed. Start from a prompt whose picture you "
-                "like.",
+                "1  A picture",
+                "A prompt and a seed whose layout you like.",
                 ["loader", "positive", "negative", "latent"],
             ),
-            Group("2  Without", "The same seed, sampled as usual.", ["plain", "plain_image", "save_plain"]),
+            Group("2  Before", "", ["sampler", "image", "save_image"]),
             Group(
-                "3  The edit",
-                "Write the concept alone, in a few words. **edit_guidance_scale** says how strongly it acts, "
-                "**threshold** how little of the picture takes part, **warmup** when it begins. Connect a second "
-                "SEGA Concept through **previous** for a second edit.",
-                ["words", "concept", "sega"],
+                "3  The region of a word",
+                "The mask is where the model sees the word in that picture. Grow it if the new thing needs more room.",
+                ["words", "grow", "elsewhere"],
             ),
-            Group("4  With", "", ["edited", "edited_image", "save_edited"]),
+            Group(
+                "4  A prompt for it",
+                "The region gets a prompt of its own, the rest keeps the first one.",
+                ["region_prompt", "region", "rest", "both"],
+            ),
+            Group(
+                "5  After",
+                "The whole picture is sampled anew from the same noise, so that the two parts fit together; what is "
+                "outside may change a little.",
+                ["again", "again_image", "save_again"],
+            ),
         ],
-        ["save_plain", "save_edited"],
+        ["save_image", "save_again"],
     ),
 }

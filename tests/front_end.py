@@ -26,10 +26,15 @@ def front_end(address: str, width: int = 1600, height: int = 1000) -> Iterator[P
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         page = browser.new_page(viewport={"width": width, "height": height})
-        page.goto(address, wait_until="domcontentloaded")
-        page.wait_for_function("window.app?.graph && app.extensionManager && !!window.LiteGraph", timeout=120_000)
-        page.wait_for_function("Object.keys(LiteGraph.registered_node_types).length > 100", timeout=120_000)
-        page.wait_for_timeout(2000)
-        page.keyboard.press("Escape")
+        enter(page, address)
         yield page
         browser.close()
+
+
+def enter(page: Page, address: str) -> None:
+    """Load the front end, again if need be."""
+    page.goto(address, wait_until="domcontentloaded")
+    page.wait_for_function("window.app?.graph && app.extensionManager && !!window.LiteGraph", timeout=120_000)
+    page.wait_for_function("Object.keys(LiteGraph.registered_node_types).length > 100", timeout=120_000)
+    page.wait_for_timeout(2000)
+    page.keyboard.press("Escape")
