@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 import comfy.controlnet
 import comfy.model_management
+import comfy.sample
 import comfy.samplers
+import comfy.utils
 import comfy_extras.nodes_context_windows as context_windows
 import pytest
 import torch
 from host import tiny
 from host.attend_excite_runs import excited, in_inference_mode, run, traced, with_trace
 from host.scfg_runs import relative, with_regions
+from host.sega_runs import with_sega
 
 from semantic_guidance.attention_hooks import attention_gradient
 from semantic_guidance.attention_hooks.attend_excite import layers_for, percent_at, plan_steps
@@ -292,3 +297,57 @@ def test_quantised_weights_are_refused_by_name():
 def test_no_effect_is_said():
     nothing = Trace(("cat",), (), 20, (), torch.zeros(1))
     assert nothing.summary().startswith("no effect: sampling started after")
+
+
+@pytest.mark.parametrize("family", ["sd21", "sdxl", "refiner"])
+def test_every_family_that_it_knows(family):
+    model = getattr(tiny, family)()
+    samples, trace = traced(model, dict(max_refinements=0, map_scale="auto"), steps=2)
+    assert len(trace.steps) == 1 and trace.steps[0].size > 0
+    assert relative(samples, run(model, steps=2)) > 1e-3
+
+
+def test_beside_scfg_and_sega_in_any_order(sd15, moved):
+    def with_regions_alone(model):
+        return with_regions(model)[0]
+
+    patches = (excited, with_sega, with_regions_alone)
+    images = []
+    for order in itertools.permutations(patches):
+        model = sd15
+        for patch in order:
+            model = patch(model)
+        images.append(run(model))
+    for image in images[1:]:
+        assert relative(image, images[0]) < 1e-4
+    for left_out in patches:
+        model = sd15
+        for patch in patches:
+            model = model if patch is left_out else patch(model)
+        assert relative(images[0], run(model)) > 1e-3
+
+
+def test_a_custom_sampler_moves_as_ksampler_does(sd15, moved):
+    model = excited(sd15)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 4)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(tiny.prompt(0), tiny.prompt(1))
+    guider.set_cfg(7.5)
+    latent = tiny.latent(1, 16, 24)
+    with torch.inference_mode():
+        image = guider.sample(
+            comfy.sample.prepare_noise(latent, 7), latent, comfy.samplers.sampler_object("euler"), sigmas, seed=7
+        )
+    assert torch.equal(image, moved[0])
+
+
+def test_progress_moves_during_refinements(sd15):
+    seen = []
+    comfy.utils.set_progress_bar_global_hook(lambda value, total, *_, **__: seen.append(value / total))
+    try:
+        _, trace = traced(sd15, dict(max_refinements=3), steps=4)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert int(trace.steps[0].refinements) == 3
+    assert seen == sorted(seen)
+    assert any(0 < value < 1 / 4 for value in seen)  # within the first of four steps
