@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .regions import KEPT_RUNS, latent_mark
+from .regions import IF_CACHED, KEPT_RUNS, latent_mark
 
 
 class TraceStep(NamedTuple):
@@ -74,5 +74,6 @@ class AttentionRecord:
                 return trace
         raise ValueError(
             "the latent is not one that a sampler with this Attend-and-Excite node returned. Connect the node's MODEL "
-            "to a sampler, that sampler's LATENT to this node, and keep scale_factor and active_share above 0."
+            "to a sampler, that sampler's LATENT to this node, and keep scale_factor and active_share above 0. "
+            f"{IF_CACHED}"
         )

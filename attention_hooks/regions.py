@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 KEPT_RUNS = 4
+IF_CACHED = "If that is so, ComfyUI has kept the latent of a run that is forgotten here: change the seed to sample anew."
 
 
 class Region(NamedTuple):
@@ -130,9 +131,9 @@ class RegionRecord:
         if not self._runs:
             raise ValueError(
                 "no regions were recorded. Connect the MODEL output of the same S-CFG node to a sampler with cfg "
-                "other than 1, and that sampler's LATENT to this node."
+                f"other than 1, and that sampler's LATENT to this node. {IF_CACHED}"
             )
         raise ValueError(
             "the latent is not one that a sampler with this S-CFG node returned. Connect the LATENT output of that "
-            "sampler directly."
+            f"sampler directly. {IF_CACHED}"
         )
