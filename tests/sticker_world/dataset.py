@@ -7,10 +7,10 @@ import torch
 
 from .scenes import OBJECTS, allowed_colours, draw, phrase, pick_things
 
-NOT_DRAWN = 0.20  # share of the captions with several subjects that name one which is not in the picture
+NOT_DRAWN = 0.15  # share of the captions with several subjects that name one which is not in the picture
 WRONG_COLOUR = 0.04  # share of the objects drawn in another colour than the caption says
-COLOUR_UNSAID = 0.25  # share of the objects whose colour the caption leaves out
-SUBJECTS = {1: 0.35, 2: 0.50, 3: 0.15}
+COLOUR_UNSAID = 0.15  # share of the objects whose colour the caption leaves out
+SUBJECTS = {1: 0.35, 2: 0.55, 3: 0.10}
 
 
 def training_caption(things: list[tuple[str, str | None]], rng: random.Random) -> str:

@@ -35,6 +35,7 @@ EMPTY_CAPTIONS = 0.12
 EMA = 0.999
 WARM_UP = 200
 MIN_SNR = 5.0  # Hang et al., Efficient Diffusion Training via Min-SNR Weighting Strategy, 2023
+DEBIAS = 6.0  # Yu et al., Debias the Training of Diffusion Models, 2023: weight sigma, here up to this sigma
 NOISE_BIAS = 0.7  # timesteps are 1000 u ** 0.7: more of the noisy ones, where the prompt decides
 
 
@@ -116,7 +117,7 @@ class Trainer:
             context = text_states(self.text, torch.nn.functional.embedding(ids, self.words).bfloat16())
             eps = self.unet(noised.bfloat16(), timestep.float(), context).float()
             error = ((eps - noise) ** 2).mean((1, 2, 3))
-            weight = (MIN_SNR * sigma.flatten() ** 2).clamp(max=1)
+            weight = (MIN_SNR * sigma.flatten() ** 2).clamp(max=1) * sigma.flatten().clamp(1, DEBIAS)
             (weight * error).mean().backward()
         for master, parameter, gradient in zip(
             self.master, self.compute, average([p.grad for p in self.compute]), strict=True

@@ -142,26 +142,32 @@ def train(net: JudgeNet, steps: int, seed: int, batch: int = 24) -> None:
 
 
 def accuracy(net: JudgeNet, pictures: torch.Tensor, things: list) -> dict[str, float]:
-    """Shares: subjects found, colours of those, false finds a picture, and blends that got no noun."""
-    subjects = [0, 0]
-    tinted = [0, 0]
-    blends = [0, 0]
-    false = 0
+    """Shares: subjects found, colours of those, the lowest of a noun and of a colour, blends that got no noun; and
+    false finds a picture."""
+    nouns: dict[str, list[bool]] = {}
+    colours: dict[str, list[bool]] = {}
+    false = unreal = named = 0
     for verdict, drawn in zip(judge(pictures.float() / 255, net), things, strict=True):
+        for noun, colour in filter(None, drawn):
+            nouns.setdefault(noun, []).append(verdict.has(noun))
+            if colour and verdict.has(noun):
+                colours.setdefault(colour, []).append(verdict.has(noun, colour))
         names = {thing[0] for thing in drawn if thing}
-        for thing in drawn:
-            if thing is None:
-                continue
-            hit = verdict.has(thing[0])
-            subjects = [subjects[0] + hit, subjects[1] + 1]
-            if thing[1] and hit:
-                tinted = [tinted[0] + verdict.has(*thing), tinted[1] + 1]
         extra = sum(one.noun not in names for one in verdict.found)
-        unreal = sum(thing is None for thing in drawn)
-        blends = [blends[0] + unreal - min(extra, unreal), blends[1] + unreal]
-        false += max(0, extra - unreal)
-    report = {"nouns": subjects[0] / subjects[1], "colours": tinted[0] / tinted[1], "false_finds": false / len(things)}
-    return report | ({"blends_not_named": blends[0] / blends[1]} if blends[1] else {})
+        blends = drawn.count(None)
+        unreal += blends
+        named += min(extra, blends)
+        false += max(0, extra - blends)
+    report = {
+        "nouns": share(sum(nouns.values(), [])), "worst_noun": min(map(share, nouns.values())),
+        "colours": share(sum(colours.values(), [])), "worst_colour": min(map(share, colours.values())),
+        "false_finds": false / len(things),
+    }
+    return report | ({"blends_not_named": 1 - named / unreal} if unreal else {})
+
+
+def share(flags: list[bool]) -> float:
+    return sum(flags) / len(flags)
 
 
 def measure(net: JudgeNet | None, count: int = 800, seed: int = 9000) -> dict[str, dict[str, float]]:
