@@ -61,21 +61,8 @@ class Saved(NamedTuple):
     sent: Graph  # API format, as the front end sends it
 
 
-def numbered(graph: Graph) -> tuple[Graph, dict[str, int]]:
-    """The graph with the numbers that the front end gives to nodes, and the number of each name."""
-    numbers = {name: index for index, name in enumerate(graph, start=1)}
-
-    def value(v):
-        return [str(numbers[v[0]]), v[1]] if isinstance(v, list) else v
-
-    return {
-        str(numbers[name]): {**node, "inputs": {key: value(v) for key, v in node["inputs"].items()}}
-        for name, node in graph.items()
-    }, numbers
-
-
 def author(client: ComfyClient, graph: Graph, page: Page) -> Saved:
-    plain, numbers = numbered(graph)
+    plain, numbers = workflow_files.numbered(graph)
     missing = set(graph) - {name for group in page.groups for name in group.nodes}
     if missing:
         raise ValueError(f"{page.title}: no group holds {', '.join(sorted(missing))}")

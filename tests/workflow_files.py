@@ -51,3 +51,16 @@ def with_size(graph: Graph, size: int) -> Graph:
     for latent in nodes_of(graph, "EmptyLatentImage"):
         latent.update(width=size, height=size)
     return graph
+
+
+def numbered(graph: Graph) -> tuple[Graph, dict[str, int]]:
+    """The graph with the numbers that the front end gives to nodes, and the number of each name."""
+    numbers = {name: index for index, name in enumerate(graph, start=1)}
+
+    def value(v):
+        return [str(numbers[v[0]]), v[1]] if isinstance(v, list) else v
+
+    return {
+        str(numbers[name]): {**node, "inputs": {key: value(v) for key, v in node["inputs"].items()}}
+        for name, node in graph.items()
+    }, numbers

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 
 import numpy as np
 import pytest
 import workflow_files
 from comfy_client import ComfyClient, Graph, Interrupted, NodeError
+from paths import ROOT
 from PIL import Image
 
 STEPS = 4
@@ -94,3 +96,19 @@ def test_after_an_interrupt_the_next_run_is_right(comfy):
     after = comfy.run(graph)
     for one, other in zip(pictures(comfy, expected, "save_guided"), pictures(comfy, after, "save_guided"), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_blueprints_are_served_with_nodes_that_there_are(comfy):
+    served = {
+        entry["name"]: key for key, entry in comfy.get_json("/global_subgraphs").items()
+        if entry["info"]["node_pack"] == "custom_nodes.semantic-guidance"
+    }  # fmt: skip
+    assert sorted(served) == sorted(path.stem for path in (ROOT / "subgraphs").glob("*.json"))
+    known = comfy.object_info()
+    for title, key in served.items():
+        blueprint = json.loads(comfy.get_json(f"/global_subgraphs/{key}")["data"])
+        [subgraph], [node] = blueprint["definitions"]["subgraphs"], blueprint["nodes"]
+        assert node["type"] == subgraph["id"] and node["title"] == subgraph["name"] == title
+        assert [slot["name"] for slot in node["inputs"]] == [slot["name"] for slot in subgraph["inputs"]]
+        assert {inner["type"] for inner in subgraph["nodes"]} <= set(known)
+        assert subgraph["description"] and subgraph["category"]
