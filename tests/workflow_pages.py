@@ -98,6 +98,8 @@ SEGA_GROUPS = [
     Group("4  With", "", ["edited", "edited_image", "save_edited"]),
 ]
 
+SWEEP = {"0": "0", "2.5": "2_5", "5": "5", "10": "10", "20": "20"}  # edit_guidance_scale: the end of its nodes' names
+
 PAGES = {
     "scfg_text_to_image": Page("S-CFG text to image (SD 1.5)", SD15, SCFG_GROUPS, ["save_guided", "save_regions"]),
     "scfg_text_to_image_sdxl": Page("S-CFG text to image (SDXL)", SDXL, SCFG_GROUPS, ["save_guided", "save_rates"]),
@@ -215,5 +217,30 @@ PAGES = {
             ),
         ],
         ["save_image", "save_again"],
+    ),
+    "sega_scale_sweep": Page(
+        "SEGA scale sweep (SD 1.5)",
+        SD15,
+        [
+            Group(
+                "1  Model and prompts",
+                "The same seed and the same edit at growing **edit_guidance_scale**, side by side, to find the scale "
+                "that your edit needs. The first picture, at 0, is the one without the edit.",
+                ["loader", "positive", "negative", "latent", "words"],
+            ),
+            *(
+                Group(
+                    f"{number}  Scale {scale}", "",
+                    [f"{kind}_{name}" for kind in ("concept", "sega", "sampled", "image")],
+                )
+                for number, (scale, name) in enumerate(SWEEP.items(), start=2)
+            ),
+            Group(
+                "7  Side by side",
+                f"From left to right: {', '.join(SWEEP)}.",
+                [*(f"row_{name}" for name in list(SWEEP.values())[1:]), "save_sweep"],
+            ),
+        ],
+        ["save_sweep"],
     ),
 }
