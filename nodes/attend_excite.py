@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..attention_hooks.attend_excite import Settings, patch_attend_excite
 from ..attention_hooks.words import split_phrases
 from ..guidance.attend_excite import Excitation
+from .checks import checked
 from .scfg import MAP_SCALES
 from .sockets import CATEGORY, AttentionTrace
 
@@ -88,6 +89,7 @@ class SemanticGuidanceAttendExcite(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model, words: str, scale_factor: float, max_refinements: int, active_share: float, scale_start: float,
         scale_end: float, threshold_start: float, threshold_20: float, threshold_40: float, max_move: float,

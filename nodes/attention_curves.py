@@ -7,6 +7,7 @@ from torch import Tensor
 from ..attention_hooks.attention_trace import AttentionRecord, Trace
 from ..drawing import heat_map
 from ..drawing.curves import Curve, curve_picture
+from .checks import checked
 from .sockets import CATEGORY, AttentionTrace
 
 NODE = "Attention Curves"
@@ -52,6 +53,7 @@ class SemanticGuidanceAttentionCurves(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, attention: AttentionRecord, latent: dict, image: Tensor | None = None) -> io.NodeOutput:
         try:
             trace = attention.of(latent["samples"])

@@ -5,6 +5,7 @@ import logging
 from comfy_api.latest import io
 
 from ..attention_hooks.words import CONDITIONING_KEY, prompt_words
+from .checks import checked
 from .sockets import CATEGORY
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class SemanticGuidancePrompt(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, clip, text: str) -> io.NodeOutput:
         if clip is None:
             raise ValueError("Prompt with Words: there is no text encoder. Choose a checkpoint that contains one, "

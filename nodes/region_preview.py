@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..attention_hooks.regions import RegionRecord, ShownWord, WordStep, by_words, steps_shown, word_masks
 from ..drawing import DIVERGING, LegendEntry, heat_map, region_picture
+from .checks import checked
 from .sockets import CATEGORY, Regions
 
 NODE = "Region Preview"
@@ -62,6 +63,7 @@ class SemanticGuidanceRegionPreview(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, regions: RegionRecord, latent: dict, image: Tensor | None = None, step: int = -1,
                 opacity: float = 0.55) -> io.NodeOutput:
         try:

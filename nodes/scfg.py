@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..attention_hooks.scfg import Settings, patch_scfg
 from ..guidance.scfg import COMPLETIONS, Completion
+from .checks import checked
 from .sockets import CATEGORY, Regions
 
 MAP_SCALES = {"auto": None, "1/2": 2, "1/4": 4, "1/8": 8}
@@ -81,6 +82,7 @@ class SemanticGuidanceSCFG(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model, strength: float, rate_min: float, rate_max: float, scale_cap: float, completion: Completion,
         reference: str, map_scale: str, start_percent: float, end_percent: float,

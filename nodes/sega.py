@@ -6,6 +6,7 @@ from ..attention_hooks.concepts import UNITS, Concept, Unit
 from ..attention_hooks.sega import patch_sega
 from ..attention_hooks.words import split_phrases
 from ..guidance.sega import Edit, Momentum
+from .checks import checked
 from .sockets import CATEGORY, Concepts
 
 DIRECTIONS = ["add", "remove"]
@@ -77,15 +78,17 @@ class SemanticGuidanceConcept(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, conditioning, direction: str, edit_guidance_scale: float, threshold: float, warmup: float,
-        cooldown: float, counted_in: Unit, weight: float, confine_to: str, mask=None, previous=(),
+        cooldown: float, counted_in: Unit, weight: float, confine_to: str, mask=None, previous=None,
     ) -> io.NodeOutput:
         edit = Edit(
             scale=edit_guidance_scale, threshold=threshold, weight=weight, remove=direction == "remove"
         )
         words = tuple(split_phrases(confine_to))
-        return io.NodeOutput((*previous, Concept(conditioning, edit, warmup, cooldown, counted_in, mask, words)))
+        concept = Concept(conditioning, edit, warmup, cooldown, counted_in, mask, words)
+        return io.NodeOutput((*(previous or ()), concept))
 
 
 class SemanticGuidanceSEGA(io.ComfyNode):
@@ -123,6 +126,7 @@ class SemanticGuidanceSEGA(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model, concepts, momentum_scale: float, momentum_beta: float, momentum_after_cooldown: bool
     ) -> io.NodeOutput:

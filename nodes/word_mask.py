@@ -11,6 +11,7 @@ from ..attention_hooks.words import split_phrases
 from ..drawing import heat_map
 from ..guidance.scfg import COMPLETIONS, Completion
 from ..guidance.word_map import contrast, soft_mask
+from .checks import checked
 from .scfg import COMPLETION_TOOLTIP, MAP_SCALES
 from .sockets import CATEGORY
 
@@ -81,6 +82,7 @@ class SemanticGuidanceWordMask(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model, conditioning, latent, words: str, noise_level: float, mask: str, threshold: float, seed: int,
         completion: Completion, map_scale: str, image: torch.Tensor | None = None,

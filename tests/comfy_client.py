@@ -29,6 +29,7 @@ class Interrupted(Exception):
 class ComfyClient:
     def __init__(self, address: str):
         self.address = address.rstrip("/")
+        self._outputs: dict[str, dict] = {}  # of the last run that ended well
 
     def get(self, path: str, timeout: float = 60) -> bytes:
         with urllib.request.urlopen(f"{self.address}{path}", timeout=timeout) as reply:
@@ -58,12 +59,20 @@ class ComfyClient:
 
     def wait(self, run: str, timeout: float = 600) -> dict[str, dict]:
         """The outputs of a run by node id, once it has ended."""
+        entry = self.ended(run, timeout)
+        _raise_on_failure(entry["status"])
+        # ComfyUI 0.18 leaves out the outputs that it kept from the last run.
+        kept = {node: self._outputs[node] for node in _cached(entry) if node in self._outputs}
+        self._outputs = {**kept, **entry["outputs"]}
+        return self._outputs
+
+    def ended(self, run: str, timeout: float = 600) -> dict:
+        """What the server's history says of a run, once it has ended, well or not."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             entry = self.get_json(f"/history/{run}").get(run)
             if entry:
-                _raise_on_failure(entry["status"])
-                return entry["outputs"]
+                return entry
             time.sleep(0.05)
         raise TimeoutError(f"run {run} did not end within {timeout:g} s")
 
@@ -95,12 +104,15 @@ class ComfyClient:
 
     def cached_nodes(self, run: str) -> list[str]:
         """The nodes of an ended run that were not executed, since their outputs were known."""
-        messages = self.get_json(f"/history/{run}")[run]["status"]["messages"]
-        return next(data["nodes"] for event, data in messages if event == "execution_cached")
+        return _cached(self.get_json(f"/history/{run}")[run])
 
     def running(self) -> list[str]:
         """The ids of the runs that are being executed now."""
         return [entry[1] for entry in self.get_json("/queue")["queue_running"]]
+
+
+def _cached(entry: dict) -> list[str]:
+    return next((data["nodes"] for event, data in entry["status"]["messages"] if event == "execution_cached"), [])
 
 
 def _complaints(refusal: dict) -> str:

@@ -34,20 +34,24 @@ class ServerError(Exception):
 
 
 @contextmanager
-def comfy_server(base: Path | None = None, port: int | None = None, checkpoints: Path | None = None):
+def comfy_server(
+    base: Path | None = None, port: int | None = None, checkpoints: Path | None = None,
+    custom_nodes: dict[str, Path] = CUSTOM_NODES,
+):
     """A ComfyClient of a server that is ready, and gone afterwards.
 
     base: folder for models, inputs, outputs and settings, made if need be; a temporary one if None.
     port: a free one if None. ServerError if it is taken, or if the server does not come up.
     checkpoints: one more folder in which the checkpoint loader finds its files.
+    custom_nodes: the packs, by the names of their folders.
     """
     if base is None:
         with tempfile.TemporaryDirectory(prefix="comfy-", ignore_cleanup_errors=True) as folder:
-            with comfy_server(Path(folder), port, checkpoints) as client:
+            with comfy_server(Path(folder), port, checkpoints, custom_nodes) as client:
                 yield client
         return
     port = free_port(port)
-    prepare(base, checkpoints)
+    prepare(base, checkpoints, custom_nodes)
     with open(base / "server.log", "w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(command(base, port), cwd=base, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -73,11 +77,10 @@ def command(base: Path, port: int) -> list[str]:
     return [sys.executable, str(COMFYUI / "main.py"), *flags]
 
 
-def prepare(base: Path, checkpoints: Path | None) -> None:
-    custom_nodes = base / "custom_nodes"
-    custom_nodes.mkdir(parents=True, exist_ok=True)
-    for name, source in CUSTOM_NODES.items():
-        link = custom_nodes / name
+def prepare(base: Path, checkpoints: Path | None, custom_nodes: dict[str, Path]) -> None:
+    (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
+    for name, source in custom_nodes.items():
+        link = base / "custom_nodes" / name
         if not (link.exists() and link.samefile(source)):
             remove(link)
             make_link(source, link)

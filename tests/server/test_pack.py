@@ -28,6 +28,19 @@ def inputs_of(info: dict) -> dict[str, list]:
     return {key: info["input"][kind][key] for kind in kinds for key in info["input_order"][kind]}
 
 
+def public(info: dict) -> dict:
+    """What saved workflows and API graphs rely on: inputs in order with type, default and choices; outputs in order."""
+    inputs = {}
+    for key, (kind, options) in inputs_of(info).items():
+        kept = {name: options[name] for name in ("default", "options") if name in options}
+        inputs[key] = [kind, *([kept] if kept else [])]
+    return {
+        "required": info["input_order"]["required"],
+        "inputs": inputs,
+        "outputs": [list(pair) for pair in zip(info["output"], info["output_name"], strict=True)],
+    }
+
+
 def test_every_node_is_named_described_and_found_by_its_method(nodes):
     for name, info in nodes.items():
         assert name.startswith("SemanticGuidance")
@@ -38,10 +51,10 @@ def test_every_node_is_named_described_and_found_by_its_method(nodes):
 def test_public_names_stay_as_saved_workflows_have_them(nodes):
     """Widgets are saved by position: new inputs and outputs go to the end, and are then added to the file."""
     recorded = json.loads(PUBLIC_NAMES.read_text(encoding="utf-8"))
-    current = {
-        name: {"inputs": list(inputs_of(info)), "outputs": info["output"]} for name, info in nodes.items()
-    }
+    current = {name: public(info) for name, info in nodes.items()}
     assert current == recorded
+    for name, info in current.items():
+        assert list(info["inputs"]) == list(recorded[name]["inputs"]), f"the order of the inputs of {name}"
 
 
 def test_every_input_and_output_has_a_tooltip(nodes):
