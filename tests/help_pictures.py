@@ -1,0 +1,72 @@
+"""The pictures of the help pages, from runs on Sticker World: `python -m help_pictures [NAME ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import io
+
+import workflow_files
+from comfy_client import ComfyClient, Graph
+from comfy_server import comfy_server
+from demo import demo_graph
+from paths import ROOT
+from PIL import Image
+from sheet import scale, trimmed
+
+FOLDER = ROOT / "web" / "docs" / "images"
+HEIGHT, GAP = 256, 16
+
+# File name -> nodes whose pictures stand on it, left to right.
+SCFG = {
+    "scfg": ["save_plain", "save_guided"],
+    "region_preview": ["save_regions", "save_rates"],
+    "word_mask": ["save_guided", "save_words"],
+}
+SEGA = {"sega": ["save_plain", "save_edited"]}
+ATTEND_EXCITE = {"attend_excite": ["save_plain", "save_excited"], "attention_curves": ["curves"]}
+
+
+def runs() -> list[tuple[Graph, dict[str, list[str]]]]:
+    """Each graph, with what is shown of its run."""
+    scfg, _ = demo_graph(None)
+    sega, attend_excite = (
+        workflow_files.on_sticker_world(workflow_files.load(name)) for name in ("sega_edit", "attend_excite")
+    )
+    return [(scfg, SCFG), (sega, SEGA), (attend_excite, ATTEND_EXCITE)]
+
+
+def shown(client: ComfyClient, graph: Graph, wanted: dict[str, list[str]]) -> dict[str, Image.Image]:
+    outputs = client.run(graph)
+    return {
+        name: row([Image.open(io.BytesIO(png)) for node in nodes for png in client.images(outputs, node)])
+        for name, nodes in wanted.items()
+    }
+
+
+def row(pictures: list[Image.Image]) -> Image.Image:
+    """The pictures at one height, side by side on white."""
+    scaled = [scale(trimmed(picture) if picture.width > 512 else picture, HEIGHT) for picture in pictures]
+    strip = Image.new("RGB", (sum(picture.width + GAP for picture in scaled) - GAP, HEIGHT), "white")
+    x = 0
+    for picture in scaled:
+        strip.paste(picture, (x, 0))
+        x += picture.width + GAP
+    return strip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="such as scfg; all by default")
+    names = parser.parse_args().names
+    FOLDER.mkdir(exist_ok=True)
+    with comfy_server() as client:
+        for graph, pictures in runs():
+            wanted = {name: nodes for name, nodes in pictures.items() if not names or name in names}
+            for name, picture in (shown(client, graph, wanted) if wanted else {}).items():
+                path = FOLDER / f"{name}.jpg"
+                picture.save(path, quality=85, optimize=True)
+                print(path.relative_to(ROOT), f"{path.stat().st_size / 1024:.0f} KB")
+
+
+if __name__ == "__main__":
+    main()
