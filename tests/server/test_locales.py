@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import locales
 import pytest
+import translations
 
 FOLDER = "semantic-guidance"
 
@@ -13,14 +13,14 @@ def served(comfy):
     return comfy.get_json("/i18n")
 
 
-@pytest.mark.parametrize("language", locales.LANGUAGES)
+@pytest.mark.parametrize("language", translations.LANGUAGES)
 def test_the_server_gives_the_translations(served, language):
-    assert served[language]["nodeDefs"].items() >= locales.texts(language).items()
-    assert served[language]["nodeCategories"].items() >= locales.categories(language).items()
+    assert served[language]["nodeDefs"].items() >= translations.texts(language).items()
+    assert served[language]["nodeCategories"].items() >= translations.categories(language).items()
 
 
-@pytest.mark.parametrize("language", [language for language in locales.LANGUAGES if language != "en"])
+@pytest.mark.parametrize("language", [language for language in translations.LANGUAGES if language != "en"])
 def test_the_server_gives_the_help_pages(comfy, language):
-    for node_id, node in locales.texts(language).items():
+    for node_id, node in translations.texts(language).items():
         page = comfy.get(f"/extensions/{FOLDER}/docs/{node_id}/{language}.md").decode()
         assert page.startswith(f"# {node['display_name']}\n")

@@ -1,4 +1,4 @@
-"""English node texts and the tables of the help pages, from the nodes: `python -m locales` writes them.
+"""English node texts and the tables of the help pages, from the nodes: `python -m translations` writes them.
 
 locales/en/ is what the nodes say themselves; the other languages have the same keys. In every help page
 the rows of the first two tables (inputs, outputs) are written from these texts; everything else there is by hand.
