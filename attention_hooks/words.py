@@ -112,11 +112,7 @@ def nearest_phrase(prompt: PromptWords, phrase: str) -> str | None:
 
 
 def split_phrases(text: str) -> list[str]:
-    """The phrases a user typed, separated by commas or line breaks.
-
-    Halves of characters, which JSON can hold, become question marks: the host's log cannot be written with them.
-    """
-    text = text.encode(errors="replace").decode()
+    """The phrases a user typed, separated by commas or line breaks."""
     return [part.strip() for part in re.split(r"[,\n]", text) if part.strip()]
 
 

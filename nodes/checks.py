@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -15,6 +16,8 @@ from ..attention_hooks.attention_trace import AttentionRecord
 from ..attention_hooks.concepts import Concept
 from ..attention_hooks.regions import RegionRecord
 from .sockets import AttentionTrace, Concepts, Regions
+
+HALVES = re.compile("[\ud800-\udfff]")  # JSON can hold them; the host's log and tokenizers break on them
 
 
 def _is_conditioning(value: Any) -> bool:
@@ -57,6 +60,8 @@ def complaint(item: Any, value: Any) -> str | None:
     elif isinstance(item, io.String.Input):
         if not isinstance(value, str):
             return f"{item.id} is a {type(value).__name__}, not text"
+        if HALVES.search(value):
+            return f"{item.id} holds half a character, so it is not text"
     elif item.io_type in SOCKETS:
         name, fits = SOCKETS[item.io_type]
         if not fits(value) and not (item.optional and value is None):
