@@ -109,8 +109,8 @@ PUBLISH = """async ({graph, columns, inputs, outputs, title}) => {
   }
   subgraph.inputNode.pos = [-260, 0];
   subgraph.outputNode.pos = [420 * columns.length, 0];
-  const [, height] = node.computeSize();
-  node.setSize([360, height]);
+  const [, height] = node.computeSize(), room = 60 * node.widgets.filter(widget => widget.element).length;
+  node.setSize([360, height + room]);
   app.canvas.select(node);
   await app.extensionManager.command.execute('Comfy.PublishSubgraph', {metadata: {name: title}});
 }"""

@@ -177,8 +177,10 @@ class User:
         """Add a node that the search found, where the graph has room."""
         before = len(self.nodes())
         result.click()
-        self.page.mouse.click(700, 250 + 50 * before)
         self.page.wait_for_function("before => app.graph.nodes.length > before", arg=before)
+        self.page.mouse.move(600, 400)  # the node follows the mouse until a click
+        self.page.mouse.click(700, 300)
+        self.page.wait_for_function("app.graph.nodes.every(node => !node.flags.ghost)")
 
     def place(self, node: str) -> str:
         """Add a node to the right of all others; its title."""
@@ -189,7 +191,7 @@ class User:
         return self.page.evaluate(FRAME, title)
 
     def look_at_all(self) -> None:
-        self.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        self.page.evaluate("app.canvas.deselectAll(); app.extensionManager.command.execute('Comfy.Canvas.FitView')")
         self.page.wait_for_timeout(1500)  # it glides there
 
     def save(self, name: str) -> None:
