@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 KEPT_RUNS = 4
-IF_CACHED = "If that is so, ComfyUI has kept the latent of a run that is forgotten here: change the seed to sample anew."
+IF_CACHED = (
+    "If that is so, ComfyUI has kept the latent of a run that is forgotten here: change the seed to sample anew."
+)
 
 
 class Region(NamedTuple):
