@@ -10,16 +10,16 @@ from shipped import shipped
 
 FILES = [path for path in shipped() if path.suffix == ".py"]
 STANDARD = {
-    "__future__", "collections", "contextlib", "copy", "dataclasses", "difflib", "functools", "inspect", "logging", "math",
-    "re", "sys", "typing", "unicodedata", "uuid",
+    "__future__", "collections", "contextlib", "copy", "dataclasses", "difflib", "functools", "inspect", "logging",
+    "math", "re", "sys", "typing", "unicodedata", "uuid",
 }  # fmt: skip
 ALLOWED = STANDARD | {"torch", "numpy", "PIL", "comfy", "comfy_api", "comfyui_version"}
 BUILTINS = {"eval", "exec", "compile", "open", "__import__", "globals", "input", "print", "breakpoint"}
 # Of torch, numpy and PIL: files and foreign code. Of sys: ways to other modules, of which only a look is allowed.
 ATTRIBUTES = {
     "load", "save", "savez", "savetxt", "tofile", "fromfile", "loadtxt", "memmap", "open", "show", "hub", "jit",
-    "ops", "load_state_dict_from_url", "cpp_extension", "write_text", "write_bytes", "path", "meta_path", "settrace", "currentframe",
-    "import_module", "__subclasses__", "__globals__", "__builtins__", "__code__", "f_globals",
+    "ops", "load_state_dict_from_url", "cpp_extension", "write_text", "write_bytes", "path", "meta_path", "settrace",
+    "currentframe", "import_module", "__subclasses__", "__globals__", "__builtins__", "__code__", "f_globals",
 }  # fmt: skip
 
 
