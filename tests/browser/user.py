@@ -178,9 +178,11 @@ class User:
         before = len(self.nodes())
         result.click()
         self.page.wait_for_function("before => app.graph.nodes.length > before", arg=before)
-        self.page.mouse.move(600, 400)  # the node follows the mouse until a click
-        self.page.mouse.click(700, 300)
-        self.page.wait_for_function("app.graph.nodes.every(node => !node.flags.ghost)")
+        while self.page.evaluate("app.graph.nodes.some(node => node.flags.ghost)"):  # it follows the mouse
+            self.page.mouse.move(600, 400)
+            self.page.wait_for_timeout(500)  # the box fades away before a click reaches the graph
+            self.page.mouse.click(700, 300)
+            self.page.wait_for_timeout(500)
 
     def place(self, node: str) -> str:
         """Add a node to the right of all others; its title."""
