@@ -196,20 +196,18 @@ def write_row(version: str, report: Path) -> None:
     """Put the results of one release into the table of docs/hosts.md, newest first."""
     suite = ElementTree.parse(report).getroot()[0]
     tests, failures, errors, skipped = (int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped"))
-    message = next((found.get("message", "") for found in suite.iter() if found.tag in ("failure", "error")), "")
-    note = "newest" if version == NEWEST else "oldest supported" if version == OLDEST else ""
-    if message:
-        note = f"not supported: {last_line(message)}" if number(version) < number(OLDEST) else last_line(message)
     bad = failures + errors
+    note = {NEWEST: "newest", OLDEST: "oldest supported"}.get(version, "")
+    if number(version) < number(OLDEST):
+        note = "not supported; the pack says so"
+    elif bad:
+        failed = (case for case in suite.iter("testcase") if {"failure", "error"} & {found.tag for found in case})
+        note = f"first: {next(failed).get('name')}"
     row = f"| {version} | {tests - bad - skipped} | {bad} | {note} |"
     head, *old = HOSTS_PAGE.read_text(encoding="utf-8").split("|---|---|---|---|\n")
     rows = {line.split("|")[1].strip(): line for line in "".join(old).splitlines()} | {version: row}
     ordered = [rows[key] for key in sorted(rows, key=number, reverse=True)]
     HOSTS_PAGE.write_text(head + "|---|---|---|---|\n" + "\n".join(ordered) + "\n", encoding="utf-8")
-
-
-def last_line(message: str) -> str:
-    return message.strip().splitlines()[-1].replace("|", "/")
 
 
 # An environment of our own
