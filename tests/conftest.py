@@ -1,8 +1,9 @@
-"""Four tiers, each runs alone: `python dev.py test unit | host | server | world`.
+"""Tiers, each runs alone: `python dev.py test lint | unit | host | server | browser | world`.
 
 unit           no host: `guidance/` and other pure code, with torch alone.
 host           tiny models of the host's own classes in this process, on the CPU (see paths.use_host).
 server         a real ComfyUI as a process of its own, over HTTP.
+browser        the same with its front end in a headless Chromium; skipped where there is none.
 sticker_world  the small model that the demo and the quality benchmark run on.
 
 The pack is imported as `semantic_guidance` (see semantic_guidance/__init__.py), in all of them.
