@@ -24,6 +24,8 @@ from .sampling import Method, Settings, plain
 from .world import Outcome, Prompt, benchmark_prompts, evaluate, wilson
 
 CHOOSING, REPORTING = 1001, 20  # seeds of the two sets of prompts
+
+
 def subjects(prompt: str, *, colours: bool) -> tuple[str, ...]:
     """"a cat and a red balloon" -> cat and balloon, or red balloon."""
     phrases = [phrase.split(" ", 1)[1] for phrase in prompt.split(" and ")]
@@ -49,7 +51,7 @@ def excited(chosen: Chosen, with_scfg: bool = False) -> Method:
 
 def choose(world, prompts: Sequence[Prompt], seeds: Sequence[int], settings: Settings) -> tuple[Chosen, float]:
     """The candidate with most pictures in which both are present, and its CPU time relative to plain CFG."""
-    grid = ((20, 0.1, 20, False), (20, 0.05, 20, False), (60, 0.1, 20, False), (20, 0.1, 0, False), (20, 0.1, 20, True))
+    grid = ((20, 0.1, 0, False), (20, 0.1, 5, False), (20, 0.05, 5, False), (20, 0.1, 5, True), (20, 0.1, 20, False))
     candidates = [
         Chosen(
             f"scale {scale:g}, longest move {limit:g}, {refinements} refinements{', with colours' if colours else ''}",

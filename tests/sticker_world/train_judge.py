@@ -21,6 +21,7 @@ from .loader import WEIGHTS, load_sticker_world
 from .scenes import ANIMALS, COLOURS, NOUNS, OBJECTS, compose, sticker
 
 IGNORE = -100
+ROUNDS = 5  # of training, each on fresh scenes
 THINGS = [(animal, None) for animal in ANIMALS] + [(noun, colour) for colour, noun in product(COLOURS, OBJECTS)]
 
 
@@ -119,7 +120,7 @@ def augmented(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tenso
 
 def train(net: JudgeNet, steps: int, seed: int, batch: int = 24) -> None:
     pictures, nouns, colours, _ = examples(2400, seed + 100, blends=0.25)
-    pictures[2100:] = decoded(pictures[2100:])
+    pictures[1800:] = decoded(pictures[1800:])
     net.train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
@@ -183,11 +184,11 @@ def measure(net: JudgeNet | None, count: int = 800, seed: int = 9000) -> dict[st
     return report
 
 
-def make_judge(seed: int, steps: int = 900) -> None:
+def make_judge(seed: int, steps: int = 1000) -> None:
     """Train the judge, measure it, and write it with the measured accuracy."""
     torch.manual_seed(seed)
     net = JudgeNet()
-    for part in range(3):
+    for part in range(ROUNDS):
         train(net, steps, seed + part)
     report = measure(net)
     weights = {name: t.half() if t.is_floating_point() else t for name, t in net.state_dict().items()}
@@ -197,7 +198,7 @@ def make_judge(seed: int, steps: int = 900) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--measure", action="store_true", help="only measure the judge of the repository")
     args = parser.parse_args()
     if args.measure:
