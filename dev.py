@@ -58,6 +58,9 @@ OLDEST = "0.18.2"  # requires-comfyui in pyproject.toml says so to the registry,
 HOSTS = DEV / "hosts"  # the older trees, and beside each the packages that it pins otherwise
 HOSTS_PAGE = ROOT / "docs" / "hosts.md"
 
+# Tests run tiny models. On a busy machine, threads that wait for each other make them many times slower.
+ONE_THREAD = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
 PINS = {"torch": TORCH, "host": ARCHIVES[NEWEST]}
 DISK_GB = 8  # 5 stay; the rest is pip's cache and unpacking
 
@@ -115,6 +118,8 @@ def run(module: str, arguments: list[str], folder: Path | None = None, with_host
     """Run a module of tests/ in the environment and return its exit code."""
     python, host = existing_environment() if os.environ.get("COMFYUI_PATH") else own_environment()
     environment = dict(os.environ, COMFYUI_PATH=str(host), PYTHONUTF8="1")
+    if module == "pytest":
+        environment |= ONE_THREAD
     paths = [str(TESTS)]
     if host != HOST:
         environment["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -163,7 +168,7 @@ def server_tests(version: str, options: list[str] | None = None) -> int:
         host, packages = older_host(python, version)
         paths.append(str(packages))
     environment = dict(
-        os.environ, COMFYUI_PATH=str(host), PYTHONPATH=os.pathsep.join(paths), PYTHONUTF8="1",
+        os.environ, COMFYUI_PATH=str(host), PYTHONPATH=os.pathsep.join(paths), PYTHONUTF8="1", **ONE_THREAD,
     )  # fmt: skip
     return wait([str(python), "-m", "pytest", *TIERS["server"], *(options or [])], environment, ROOT)
 
