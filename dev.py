@@ -71,8 +71,8 @@ TIERS = {
     "server": ["tests/server"],
     "browser": ["tests/browser"],
     "world": ["tests/sticker_world"],
-    "all": ["tests/lint", "tests/unit", "tests/host", "tests/server", "tests/browser", "tests/sticker_world"],
-}
+    "all": ["tests/lint", "tests/unit", "tests/host", "tests/server", "tests/sticker_world", "tests/browser"],
+}  # the browser last: playwright leaves an event loop running
 MODULES = {"world": "sticker_world.world", "train": "sticker_world.train", "bench": "bench"}
 
 # Runs a module with our folders first on the path, also in an embedded Python, which ignores PYTHONPATH.

@@ -15,7 +15,8 @@ def load_pack(monkeypatch, version: str) -> None:
     host = ModuleType("comfyui_version")
     host.__version__ = version
     monkeypatch.setitem(sys.modules, "comfyui_version", host)
-    monkeypatch.setitem(sys.modules, "comfy_api", None)
+    for name in ("comfy_api", "comfy_api.latest"):  # also where other tests have imported the host
+        monkeypatch.setitem(sys.modules, name, None)
     spec = importlib.util.spec_from_file_location("pack_on_an_old_host", ROOT / "__init__.py")
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
