@@ -164,6 +164,60 @@ def measure(
     return cells
 
 
+def carried_over(world: tuple, seeds: Sequence[int], scale: float, count: int = 6, seed: int = 5) -> Cell:
+    """Edits "a red balloon" computed while "a balloon" is drawn, step by step, and added while "a car" is."""
+    rng = random.Random(seed)
+    settings, cell = Settings(), Cell([], [], [])
+    for _ in range(count):
+        source, target = rng.sample(OBJECTS, 2)
+        colour = rng.choice([one for one in allowed_colours(source) if one in allowed_colours(target)])
+        change = add(source, colour)
+        task = Task("", phrase(source), (change,), "", ())
+        edits = record_edits(world, task, seeds, settings, scale)
+        before = generate(world, phrase(target), seeds, settings)
+        after = generate(world, phrase(target), seeds, settings, replay(edits))
+        goal = add(target, colour)
+        for image, picture, seen, verdict in zip(before, after, judge(before), judge(after), strict=True):
+            if seen.has(target) and not goal.done(seen):
+                cell.success.append(goal.done(verdict))
+                cell.intact.append(verdict.has(target))
+                cell.elsewhere.append(
+                    elsewhere(replace(task, changes=(goal,)), image, picture, (seen, verdict))
+                )
+    return cell
+
+
+def record_edits(world: tuple, task: Task, seeds: Sequence[int], settings: Settings, scale: float) -> list[Tensor]:
+    """What SEGA adds to the denoised prediction at each step."""
+    seen: list[Tensor] = []
+
+    def note(args: dict) -> Tensor:
+        seen.append(args["denoised"].clone())
+        return args["denoised"]
+
+    def method(model, clip, prompt):
+        model = model.clone()
+        model.set_model_sampler_post_cfg_function(note)
+        model, positive = sega(task, Edit(scale=scale), Concept.warmup)(model, clip, prompt)
+        model.set_model_sampler_post_cfg_function(note)
+        return model, positive
+
+    generate(world, task.prompt, seeds, settings, method)
+    return [after - before for before, after in zip(seen[::2], seen[1::2], strict=True)]
+
+
+def replay(edits: list[Tensor]):
+    """A method of sampling.generate that adds one of `edits` at each step."""
+    remaining = iter(edits)
+
+    def method(model, clip, prompt):
+        model = model.clone()
+        model.set_model_sampler_post_cfg_function(lambda args: args["denoised"] + next(remaining))
+        return model, encode(clip, prompt)
+
+    return method
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=10, help="prompts of every kind (%(default)s)")
@@ -172,11 +226,18 @@ def main() -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=list(SCALES))
     parser.add_argument("--threshold", type=float, default=Edit.threshold)
     parser.add_argument("--warmup", type=float, default=Concept.warmup, help="percent of the noise schedule")
+    parser.add_argument("--uniqueness", action="store_true", help="carry edits over to other prompts, and nothing else")
     parser.add_argument("--minutes", type=float, help="stop after the kind during which this time has passed")
     args = parser.parse_args()
     started = time.monotonic()
     world, every = load_sticker_world(), tasks(args.tasks)
     print(f"threshold {args.threshold:g}, warm-up {args.warmup:g} %, {args.tasks} prompts x {args.seeds} seeds")
+    if args.uniqueness:
+        print("\n| carried over to another object | success | object still there | change elsewhere |")
+        print("|---|---|---|---|")
+        for scale in args.scales:
+            print(carried_over(world, range(args.seeds), scale).row(f"SEGA, scale {scale:g}"), flush=True)
+        return
     for kind in args.kinds:
         chosen = [task for task in every if task.kind == kind]
         cells = measure(world, chosen, range(args.seeds), args.scales, Edit(threshold=args.threshold), args.warmup)
