@@ -12,11 +12,6 @@ LINK = """([source, output, target, input]) => {
 }"""
 
 
-def add(user, title: str) -> None:
-    user.take(user.search(title).filter(has_text="Blueprint").first)
-    assert title in [node["title"] for node in user.nodes()]
-
-
 def connect(user, source: str, output: int, target: str, entry: str) -> None:
     user.page.evaluate(LINK, [source, output, target, entry])
 
@@ -28,15 +23,17 @@ def loader(user) -> str:
     return user.nodes()[0]["title"]
 
 
-def feed(user, loader: str, blueprint: str) -> None:
+def add(user, loader: str, title: str) -> None:
+    """Insert a blueprint from the node search and connect the loader to it."""
+    user.take(user.search(title).filter(has_text="Blueprint").first)
+    assert title in [node["title"] for node in user.nodes()]
     for output, entry in enumerate(("model", "clip", "vae")):
-        connect(user, loader, output, blueprint, entry)
+        connect(user, loader, output, title, entry)
 
 
 def test_semantic_text_to_image(user, loader):
     title = "Semantic text to image"
-    add(user, title)
-    feed(user, loader, title)
+    add(user, loader, title)
     preview = user.place("PreviewImage")
     connect(user, title, 0, preview, "images")
     user.on_sticker_world(prompt="a cat")
@@ -48,8 +45,7 @@ def test_semantic_text_to_image(user, loader):
 
 def test_mask_by_word(user, loader):
     title = "Mask by word"
-    add(user, title)
-    feed(user, loader, title)
+    add(user, loader, title)
     picture = user.place("EmptyImage")
     connect(user, picture, 0, title, "image")
     masks, heat = user.place("MaskPreview"), user.place("PreviewImage")

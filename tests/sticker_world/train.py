@@ -117,8 +117,8 @@ class Trainer:
             context = text_states(self.text, torch.nn.functional.embedding(ids, self.words).bfloat16())
             eps = self.unet(noised.bfloat16(), timestep.float(), context).float()
             error = ((eps - noise) ** 2).mean((1, 2, 3))
-            weight = (MIN_SNR * sigma.flatten() ** 2).clamp(max=1) * sigma.flatten().clamp(1, DEBIAS)
-            (weight * error).mean().backward()
+            weight = (MIN_SNR * sigma**2).clamp(max=1) * sigma.clamp(1, DEBIAS)
+            (weight.flatten() * error).mean().backward()
         for master, parameter, gradient in zip(
             self.master, self.compute, average([p.grad for p in self.compute]), strict=True
         ):

@@ -4,7 +4,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from itertools import product
+from itertools import chain, product
+from statistics import fmean
 
 from . import host  # noqa: F401
 
@@ -160,15 +161,11 @@ def accuracy(net: JudgeNet, pictures: torch.Tensor, things: list) -> dict[str, f
         named += min(extra, blends)
         false += max(0, extra - blends)
     report = {
-        "nouns": share(sum(nouns.values(), [])), "worst_noun": min(map(share, nouns.values())),
-        "colours": share(sum(colours.values(), [])), "worst_colour": min(map(share, colours.values())),
+        "nouns": fmean(chain(*nouns.values())), "worst_noun": min(map(fmean, nouns.values())),
+        "colours": fmean(chain(*colours.values())), "worst_colour": min(map(fmean, colours.values())),
         "false_finds": false / len(things),
     }
     return report | ({"blends_not_named": 1 - named / unreal} if unreal else {})
-
-
-def share(flags: list[bool]) -> float:
-    return sum(flags) / len(flags)
 
 
 def measure(net: JudgeNet | None, count: int = 800, seed: int = 9000) -> dict[str, dict[str, float]]:
