@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .regions import IF_CACHED, KEPT_RUNS, latent_mark
+from .regions import IF_CACHED, RunRecord
 
 
 class TraceStep(NamedTuple):
@@ -57,21 +56,14 @@ def _lowest(peaks: Tensor) -> list[float]:
     return lowest.masked_fill(lowest.isinf(), torch.nan).tolist()
 
 
-class AttentionRecord:
-    """The last few finished runs of one Attend-and-Excite node, found again by the latent that each returned."""
-
-    def __init__(self) -> None:
-        self._runs: deque[Trace] = deque(maxlen=KEPT_RUNS)
-
-    def add(self, trace: Trace) -> None:
-        self._runs.append(trace)
+class AttentionRecord(RunRecord):
+    """The Traces of one Attend-and-Excite node's runs."""
 
     def of(self, samples: Tensor) -> Trace:
         """The run that made this latent. ValueError, with the way out, where there is none."""
-        mark = latent_mark(samples)
-        for trace in reversed(self._runs):
-            if trace.mark.shape == mark.shape and torch.allclose(trace.mark, mark, atol=1e-2, rtol=1e-2):
-                return trace
+        trace = self.find(samples)
+        if trace is not None:
+            return trace
         raise ValueError(
             "the latent is not one that a sampler with this Attend-and-Excite node returned. Connect the node's MODEL "
             "to a sampler, that sampler's LATENT to this node, and keep scale_factor and active_share above 0. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -115,21 +115,33 @@ def latent_mark(samples: Tensor) -> Tensor:
     return torch.cat([shape, picked.float().cpu()])
 
 
-class RegionRecord:
-    """The last few finished runs of one S-CFG node, found again by the latent that each returned."""
+class RunRecord:
+    """The last few finished runs of one node, found again by the latent that each returned."""
 
     def __init__(self) -> None:
-        self._runs: deque[Regions] = deque(maxlen=KEPT_RUNS)
+        self._runs: deque[Any] = deque(maxlen=KEPT_RUNS)
 
-    def add(self, run: Regions) -> None:
+    def add(self, run: Any) -> None:
+        """Keep a run whose `mark` is the latent_mark of the latent that it returned."""
         self._runs.append(run)
 
-    def of(self, samples: Tensor) -> Regions:
-        """The run that made this latent. ValueError, with the way out, where there is none."""
+    def find(self, samples: Tensor) -> Any:
+        """The run that made this latent; None where there is none."""
         mark = latent_mark(samples)
         for run in reversed(self._runs):
             if run.mark.shape == mark.shape and torch.allclose(run.mark, mark, atol=1e-2, rtol=1e-2):
                 return run
+        return None
+
+
+class RegionRecord(RunRecord):
+    """The Regions of one S-CFG node's runs."""
+
+    def of(self, samples: Tensor) -> Regions:
+        """The run that made this latent. ValueError, with the way out, where there is none."""
+        run = self.find(samples)
+        if run is not None:
+            return run
         if not self._runs:
             raise ValueError(
                 "no regions were recorded. Connect the MODEL output of the same S-CFG node to a sampler with cfg "
