@@ -24,7 +24,7 @@ class Layer(NamedTuple):
 
     block: tuple[str, int]  # the host's name of the block, such as ("output", 3)
     depth: int  # inside the block's spatial transformer
-    scale: int  # how many times coarser than the latent its grid is
+    downsample: int  # how many times coarser than the latent its grid is
 
 
 class Family(NamedTuple):
@@ -38,17 +38,17 @@ def unet_layers(unet: UNetModel) -> list[Layer]:
     SD 1.x and 2.x have one block in each. SDXL stacks up to ten; the last one sees what the others made of the
     prompt, and watching one per spatial transformer keeps the cost of SD 1.x.
     """
-    layers, scale = [], 1
+    layers, downsample = [], 1
 
     def visit(block: tuple[str, int], modules) -> None:
-        nonlocal scale
+        nonlocal downsample
         for module in modules:
             if type(module) is SpatialTransformer:
-                layers.append(Layer(block, len(module.transformer_blocks) - 1, scale))
+                layers.append(Layer(block, len(module.transformer_blocks) - 1, downsample))
             elif isinstance(module, Downsample):
-                scale *= 2
+                downsample *= 2
             elif isinstance(module, Upsample):
-                scale //= 2
+                downsample //= 2
 
     for number, modules in enumerate(unet.input_blocks):
         visit(("input", number), modules)
@@ -88,18 +88,18 @@ def model_layers(model: ModelPatcher, node: str) -> list[Layer]:
     return layers
 
 
-def layers_at(layers: list[Layer], scale: int | None) -> tuple[int, list[Layer]]:
-    """Choose layers by how much coarser than the latent their grids are: those at `scale` and at twice `scale`.
+def layers_at(layers: list[Layer], downsample: int | None) -> tuple[int, list[Layer]]:
+    """Choose layers by how much coarser than the latent their grids are: `downsample` times and twice as much.
 
-    scale None picks the paper's 1/4 and 1/8; a model with neither gives the coarsest grid it has.
-    Returns the finest scale chosen and its layers. Raises ValueError when the model has no layer at `scale`.
+    downsample None picks the paper's 1/4 and 1/8; a model with neither gives the coarsest grid it has.
+    Returns the finest grid's downsample and the layers. Raises ValueError when the model has no layer at it.
     """
-    present = sorted({layer.scale for layer in layers})
-    if scale is None:
-        scale = next((s for s in (4, 8) if s in present), present[-1])
-    if scale not in present:
+    present = sorted({layer.downsample for layer in layers})
+    if downsample is None:
+        downsample = next((d for d in (4, 8) if d in present), present[-1])
+    if downsample not in present:
         raise ValueError(
-            f"this model has no attention at 1/{scale} of the latent's size, only at "
-            f"{', '.join(f'1/{s}' for s in present)}. Choose one of these, or auto."
+            f"this model has no attention at 1/{downsample} of the latent's size, only at "
+            f"{', '.join(f'1/{d}' for d in present)}. Choose one of these, or auto."
         )
-    return scale, [layer for layer in layers if layer.scale in (scale, 2 * scale)]
+    return downsample, [layer for layer in layers if layer.downsample in (downsample, 2 * downsample)]

@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from .attention import Attention
+from torch import Tensor
+
 from .families import Layer
+from .probabilities import Attention
 
 OVERRIDE = "optimized_attention_override"
+
+
+class Call(NamedTuple):
+    """One call of the model."""
+
+    rows: int  # of the batch: [chunk i][image b], in the order of the uuids
+    size: tuple[int, ...]  # of the latent without batch and channels
+    text: int  # tokens of its conditioning, 0 without
+    extra: dict[str, Any]  # what else the model gets beside latent, time and text
+
+    @staticmethod
+    def of(x: Tensor, text: Tensor | None, extra: dict[str, Any]) -> Call:
+        """x: [rows, C, *size]; text: [rows, tokens, width] or None."""
+        return Call(x.shape[0], tuple(x.shape[2:]), 0 if text is None else text.shape[1], extra)
 
 
 class Observation(NamedTuple):

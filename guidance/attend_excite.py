@@ -91,7 +91,7 @@ def subject_peaks(attention: Tensor, columns: Sequence[int], subjects: Sequence[
     return subject_maps(attention, columns, subjects).amax((-2, -1))
 
 
-def neglect(peaks: Tensor) -> Tensor:
+def losses(peaks: Tensor) -> Tensor:
     """The loss of each image: how little its most neglected subject is attended to. [B, subjects] -> [B]
 
     Images do not share anything, so the gradient of the sum over B holds the gradient of each.
@@ -146,7 +146,7 @@ def excite(
 ) -> Excited:
     """One step of the paper's Algorithm 1, for every image of the batch on its own.
 
-    x: [B, ...]; evaluate(x) -> (peaks [B, subjects], gradient of `neglect(peaks).sum()` by x [B, ...]).
+    x: [B, ...]; evaluate(x) -> (peaks [B, subjects], gradient of `losses(peaks).sum()` by x [B, ...]).
 
     As in the authors' code a refinement ends one move after the loss was seen to meet the target.
     """
@@ -159,16 +159,16 @@ def excite(
     evaluations = [peaks]
     sizes: list[Tensor] = []
     refinements = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
-    refining = neglect(peaks) > (torch.inf if step.target is None else step.target)
+    refining = losses(peaks) > (torch.inf if step.target is None else step.target)
     while refining.any() and len(sizes) < settings.max_refinements:
         x, size = moved(refining)
         sizes.append(size)
         refinements += refining
-        refining = refining & (neglect(peaks) > step.target)
+        refining = refining & (losses(peaks) > step.target)
         peaks, gradient = evaluate(x)
         evaluations.append(peaks)
 
-    x, size = moved(neglect(peaks) > 0)
+    x, size = moved(losses(peaks) > 0)
     return Excited(x, torch.stack(evaluations), refinements, torch.stack([*sizes, size]))
 
 

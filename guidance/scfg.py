@@ -7,58 +7,11 @@ each region is then set so that cond - uncond has the same mean norm in it as in
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .attention_maps import EPSILON, normalise
 from .smoothing import smooth
-
-EPSILON = 1e-8
-
-Completion = Literal["as released", "power series", "none"]
-COMPLETIONS: tuple[Completion, ...] = ("as released", "power series", "none")
-POWERS = 4
-
-
-class SupportsMatmul(Protocol):
-    """A head-averaged self-attention [B, P, P], or anything that can be multiplied like one."""
-
-    def __matmul__(self, other: Tensor) -> Tensor: ...
-
-
-def complete(self_attention: SupportsMatmul, cross_attention: Tensor, completion: Completion) -> Tensor:
-    """Spread token maps along self-attention, so that a word covers its whole object (paper 4.1.2).
-
-    self_attention: [B, P, P], rows sum to 1. cross_attention: [B, P, N]. Returns [B, P, N].
-    "power series" is the paper's mean of S^r C for r = 1..4. "as released" is what the authors' code computes,
-    (S C + 3 S^2 C) / 4: their loop multiplies by S again instead of raising the power. S^r is never formed.
-    """
-    if completion == "none":
-        return cross_attention
-    once = self_attention @ cross_attention
-    twice = self_attention @ once
-    if completion == "as released":
-        return (once + 3 * twice) / POWERS
-    total, power = once + twice, twice
-    for _ in range(POWERS - 2):
-        power = self_attention @ power
-        total = total + power
-    return total / POWERS
-
-
-def to_grid(attention: Tensor, layer_grid: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Token maps [B, P, N] of a layer of h x w = P positions, as smoothed fp32 pictures [B, N, *grid]."""
-    maps = attention.float().transpose(1, 2).unflatten(2, layer_grid)  # [B, N, h, w]
-    if layer_grid != grid:
-        maps = F.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
-    return smooth(maps)
-
-
-def normalise(maps: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """Divide each map [..., h, w] by its spatial mean (the paper's renormalised cross-attention)."""
-    return maps / (maps.mean(dim=(-2, -1), keepdim=True) + epsilon)
 
 
 def foreground_pair(start: Tensor, rest: Tensor) -> Tensor:
@@ -77,11 +30,6 @@ def assign_tokens(token_maps: Tensor) -> Tensor:
 def foreground(pair: Tensor) -> Tensor:
     """Where the text of the (negative) prompt outweighs its start token. [B, 2, h, w] -> bool [B, 1, h, w]."""
     return pair[:, 1:] > pair[:, :1]
-
-
-def enlarge(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Nearest-neighbour resize of a mask [B, N, h, w] to a latent's size, as fp32."""
-    return F.interpolate(mask.float(), size=size, mode="nearest")
 
 
 def _mean_over(values: Tensor, weights: Tensor) -> Tensor:

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..attention_hooks.attend_excite import Settings, patch_attend_excite
-from ..attention_hooks.words import split_phrases
 from ..guidance.attend_excite import Excitation
+from ..sampling.attend_excite.run import Settings, patch_attend_excite
+from ..words.phrases import split_phrases
 from .checks import checked
-from .scfg import MAP_SCALES
+from .inputs import MAP_SCALES
 from .sockets import CATEGORY, AttentionTrace
 
 PAPER = Excitation()

@@ -4,9 +4,9 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..attention_hooks.attention_trace import AttentionRecord, Trace
 from ..drawing import heat_map
 from ..drawing.curves import Curve, curve_picture
+from ..sampling.attend_excite.trace import AttentionRecord, Trace
 from .checks import checked
 from .sockets import CATEGORY, AttentionTrace
 

@@ -12,9 +12,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..attention_hooks.attention_trace import AttentionRecord
-from ..attention_hooks.concepts import Concept
-from ..attention_hooks.regions import RegionRecord
+from ..sampling.attend_excite.trace import AttentionRecord
+from ..sampling.scfg.regions import RegionRecord
+from ..sampling.sega.concepts import Concept
 from .sockets import AttentionTrace, Concepts, Regions
 
 HALVES = re.compile("[\ud800-\udfff]")  # JSON can hold them; the host's log and tokenizers break on them

@@ -4,7 +4,7 @@ import logging
 
 from comfy_api.latest import io
 
-from ..attention_hooks.words import CONDITIONING_KEY, prompt_words
+from ..words.prompt import CONDITIONING_KEY, prompt_words
 from .checks import checked
 from .sockets import CATEGORY
 

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..attention_hooks.regions import RegionRecord, ShownWord, WordStep, by_words, steps_shown, word_masks
 from ..drawing import DIVERGING, LegendEntry, heat_map, region_picture
+from ..sampling.scfg.regions import RegionRecord, ShownWord, WordStep, by_words, steps_shown, word_masks
 from .checks import checked
 from .sockets import CATEGORY, Regions
 

@@ -2,18 +2,14 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..attention_hooks.scfg import Settings, patch_scfg
-from ..guidance.scfg import COMPLETIONS, Completion
+from ..guidance.attention_maps import COMPLETIONS, Completion
+from ..sampling.scfg.run import Settings, patch_scfg
 from .checks import checked
+from .inputs import COMPLETION_TOOLTIP, MAP_SCALES
 from .sockets import CATEGORY, Regions
 
-MAP_SCALES = {"auto": None, "1/2": 2, "1/4": 4, "1/8": 8}
 WHOLE_IMAGE = "whole image"
 
-COMPLETION_TOOLTIP = (
-    "How token maps are spread over whole objects with the help of self-attention. 'as released' is what the authors' "
-    "code computes, 'power series' what the paper writes, 'none' leaves the maps as they are."
-)
 MAP_SCALE_TOOLTIP = (
     "The finest attention grid used, as a share of the latent's size; the next coarser one is used as well. 'auto' is "
     "the paper's 1/4 and 1/8, or the coarsest that the model has."

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..attention_hooks.concepts import UNITS, Concept, Unit
-from ..attention_hooks.sega import patch_sega
-from ..attention_hooks.words import split_phrases
 from ..guidance.sega import Edit, Momentum
+from ..sampling.sega.concepts import UNITS, Concept, Unit
+from ..sampling.sega.run import patch_sega
+from ..words.phrases import split_phrases
 from .checks import checked
 from .sockets import CATEGORY, Concepts
 

@@ -4,6 +4,6 @@ from comfy_api.latest import io
 
 CATEGORY = "semantic guidance"
 
-Regions = io.Custom("SEMANTIC_REGIONS")  # attention_hooks.regions.RegionRecord
-Concepts = io.Custom("SEMANTIC_CONCEPTS")  # tuple of attention_hooks.concepts.Concept
-AttentionTrace = io.Custom("SEMANTIC_ATTENTION")  # attention_hooks.attention_trace.AttentionRecord
+Regions = io.Custom("SEMANTIC_REGIONS")  # sampling.scfg.regions.RegionRecord
+Concepts = io.Custom("SEMANTIC_CONCEPTS")  # tuple of sampling.sega.concepts.Concept
+AttentionTrace = io.Custom("SEMANTIC_ATTENTION")  # sampling.attend_excite.trace.AttentionRecord

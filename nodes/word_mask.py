@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from comfy_api.latest import io, ui
 
-from ..attention_hooks.word_mask import MAP_SCALE, NODE, WordMap, word_maps
-from ..attention_hooks.words import split_phrases
 from ..drawing import heat_map
-from ..guidance.scfg import COMPLETIONS, Completion
+from ..guidance.attention_maps import COMPLETIONS, Completion
 from ..guidance.word_map import contrast, soft_mask
+from ..sampling.word_mask import DOWNSAMPLE, NODE, WordMap, word_maps
+from ..words.phrases import split_phrases
 from .checks import checked
-from .scfg import COMPLETION_TOOLTIP, MAP_SCALES
+from .inputs import COMPLETION_TOOLTIP, MAP_SCALES
 from .sockets import CATEGORY
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class SemanticGuidanceWordMask(io.ComfyNode):
         cls, model, conditioning, latent, words: str, noise_level: float, mask: str, threshold: float, seed: int,
         completion: Completion, map_scale: str, image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        scale = MAP_SCALES[map_scale] or MAP_SCALE
+        scale = MAP_SCALES[map_scale] or DOWNSAMPLE
         maps = word_maps(model, conditioning, latent, split_phrases(words), noise_level, completion, scale, seed)
         size = _picture_size(model, latent) if image is None else tuple(image.shape[1:3])
         soft = torch.cat([soft_mask(seen.attention, seen.share, size) for seen in maps])

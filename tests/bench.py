@@ -22,11 +22,12 @@ import comfy.sample  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
 
-from semantic_guidance.attention_hooks import attend_excite, scfg  # noqa: E402
-from semantic_guidance.attention_hooks.concepts import Concept  # noqa: E402
-from semantic_guidance.attention_hooks.sega import patch_sega  # noqa: E402
 from semantic_guidance.guidance.attend_excite import Excitation  # noqa: E402
 from semantic_guidance.guidance.sega import Momentum  # noqa: E402
+from semantic_guidance.sampling.attend_excite import run as attend_excite  # noqa: E402
+from semantic_guidance.sampling.scfg import run as scfg  # noqa: E402
+from semantic_guidance.sampling.sega.concepts import Concept  # noqa: E402
+from semantic_guidance.sampling.sega.run import patch_sega  # noqa: E402
 
 CPU = torch.device("cpu")
 

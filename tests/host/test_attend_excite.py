@@ -17,13 +17,13 @@ from host.attend_excite_runs import excited, in_inference_mode, run, traced, wit
 from host.scfg_runs import relative, with_regions
 from host.sega_runs import with_sega
 
-from semantic_guidance.attention_hooks import attention_gradient
-from semantic_guidance.attention_hooks.attend_excite import layers_for, percent_at, plan_steps
-from semantic_guidance.attention_hooks.attention_trace import Trace
 from semantic_guidance.attention_hooks.families import model_layers
-from semantic_guidance.attention_hooks.frozen import differentiable
-from semantic_guidance.attention_hooks.words import CONDITIONING_KEY, PromptWords, Word
 from semantic_guidance.guidance.attend_excite import Excitation
+from semantic_guidance.sampling.attend_excite import gradient as attention_gradient
+from semantic_guidance.sampling.attend_excite.frozen_layers import differentiable
+from semantic_guidance.sampling.attend_excite.run import layers_for, percent_at, plan_steps
+from semantic_guidance.sampling.attend_excite.trace import Trace
+from semantic_guidance.words.prompt import CONDITIONING_KEY, PromptWords, Word
 
 WORDS = PromptWords((Word("a", (1,)), Word("cat", (2,)), Word("red", (4,)), Word("balloon", (5,))), 77)
 
@@ -253,7 +253,7 @@ def test_a_run_that_starts_in_the_middle_is_the_middle_of_a_run(sd15):
 def test_the_grid_is_the_one_nearest_to_16x16(sd15, latent, scale):
     chosen, layers = layers_for(model_layers(sd15, "test"), None, latent)
     assert chosen == scale
-    assert len(layers) == 5 and all(layer.scale == scale for layer in layers)
+    assert len(layers) == 5 and all(layer.downsample == scale for layer in layers)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from host import tiny
 from host.scfg_runs import SIZE, expected_rates, probed, relative, run, with_regions, with_scfg
 
 import nodes as host_nodes
-from semantic_guidance.attention_hooks.conds import placed_conds
+from semantic_guidance.sampling.conds import active_conds
 
 LEFT, RIGHT = torch.zeros(1, *SIZE), torch.ones(1, *SIZE)
 LEFT[..., : SIZE[1] // 2] = 1
@@ -91,7 +91,7 @@ def test_shares_add_predictions_up_as_the_host_does(sd15, arrangement):
     errors = []
 
     def look(args):
-        placed = placed_conds(args["cond"], args["input"], args["sigma"])
+        placed = active_conds(args["cond"], args["input"], args["sigma"])
         total = sum(
             item.share * comfy.samplers.calc_cond_batch(
                 args["model"], [[item.cond]], args["input"], args["sigma"], args["model_options"])[0]

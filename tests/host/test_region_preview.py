@@ -7,9 +7,9 @@ import pytest
 import torch
 from host import scfg_runs, tiny, tiny_clip
 
-from semantic_guidance.attention_hooks.regions import by_words
-from semantic_guidance.attention_hooks.words import CONDITIONING_KEY, prompt_words
 from semantic_guidance.nodes.region_preview import SemanticGuidanceRegionPreview
+from semantic_guidance.sampling.scfg.regions import by_words
+from semantic_guidance.words.prompt import CONDITIONING_KEY, prompt_words
 
 H, W = scfg_runs.SIZE
 STEPS = 3

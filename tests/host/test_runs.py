@@ -16,9 +16,9 @@ import torch
 from host import tiny
 from host.scfg_runs import SIZE, probed, relative, run, with_regions, with_scfg
 
-from semantic_guidance.attention_hooks import run as runs
-from semantic_guidance.attention_hooks import scfg
-from semantic_guidance.attention_hooks.regions import latent_mark
+from semantic_guidance.sampling import run as runs
+from semantic_guidance.sampling.record import VALUES, fingerprint
+from semantic_guidance.sampling.scfg import run as scfg
 
 
 @pytest.mark.parametrize("settings", [
@@ -59,7 +59,7 @@ def test_the_time_range_is_respected(sd15):
 
 
 def test_a_latent_of_more_values_than_float32_can_count_has_a_mark():
-    assert latent_mark(torch.ones(()).expand(2**24 + 4)).tolist() == [2**24 + 4] + [1.0] * 64
+    assert fingerprint(torch.ones(()).expand(2**24 + 4)).tolist() == [2**24 + 4] + [1.0] * VALUES
 
 
 def keys_of(options: dict) -> set:

@@ -15,10 +15,10 @@ from host import scfg_runs, tiny, tiny_clip
 
 import nodes as host_nodes
 from semantic_guidance.attention_hooks.families import layers_at, model_layers
-from semantic_guidance.attention_hooks.word_mask import MAP_SCALE, noise_sigma, word_maps
-from semantic_guidance.attention_hooks.words import CONDITIONING_KEY, prompt_words
 from semantic_guidance.guidance.smoothing import smooth
 from semantic_guidance.nodes.word_mask import SemanticGuidanceWordMask
+from semantic_guidance.sampling.word_mask import DOWNSAMPLE, noise_sigma, word_maps
+from semantic_guidance.words.prompt import CONDITIONING_KEY, prompt_words
 
 DEFAULTS = {
     item.id: item.default for item in SemanticGuidanceWordMask.define_schema().inputs
@@ -78,7 +78,7 @@ class TestAttention:
         """Against the maps of one direct call of the model, worked out here from its queries and keys."""
         patcher = build()
         conditioning, given = prompt(clip), latent(2)
-        scale, layers = layers_at(model_layers(patcher, "test"), MAP_SCALE)
+        scale, layers = layers_at(model_layers(patcher, "test"), DOWNSAMPLE)
         wanted = {(layer.block, layer.depth) for layer in layers}
         grid = (-(-H // scale), -(-W // scale))
         found = []

@@ -10,16 +10,9 @@ from comfy_extras import nodes_hooks
 from host import tiny_clip
 
 import nodes as host_nodes
-from semantic_guidance.attention_hooks.words import (
-    CONDITIONING_KEY,
-    PromptWords,
-    Word,
-    find_phrase,
-    nearest_phrase,
-    token_labels,
-    word_list,
-)
 from semantic_guidance.nodes.prompt import SemanticGuidancePrompt
+from semantic_guidance.words.phrases import find_phrase, nearest_phrase, token_labels, word_list
+from semantic_guidance.words.prompt import CONDITIONING_KEY, PromptWords, Word
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 PROMPTS = (

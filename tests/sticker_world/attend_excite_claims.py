@@ -15,9 +15,10 @@ from dataclasses import replace
 from math import comb, sqrt
 from typing import NamedTuple
 
-from semantic_guidance.attention_hooks import attend_excite, scfg
 from semantic_guidance.guidance.attend_excite import Excitation
 from semantic_guidance.nodes.prompt import SemanticGuidancePrompt
+from semantic_guidance.sampling.attend_excite import run as attend_excite
+from semantic_guidance.sampling.scfg import run as scfg
 
 from .loader import load_sticker_world
 from .sampling import Method, Settings, plain

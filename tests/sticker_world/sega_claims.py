@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from semantic_guidance.attention_hooks.concepts import Concept
-from semantic_guidance.attention_hooks.sega import patch_sega
 from semantic_guidance.guidance.sega import Edit, Momentum
+from semantic_guidance.sampling.sega.concepts import Concept
+from semantic_guidance.sampling.sega.run import patch_sega
 
 from .judge import Verdict, judge
 from .loader import load_sticker_world

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from semantic_guidance.attention_hooks.word_mask import MAP_SCALE, WordMap, word_maps
-from semantic_guidance.guidance.scfg import COMPLETIONS, Completion
+from semantic_guidance.guidance.attention_maps import COMPLETIONS, Completion
 from semantic_guidance.guidance.word_map import contrast, soft_mask
 from semantic_guidance.nodes.prompt import SemanticGuidancePrompt
+from semantic_guidance.sampling.word_mask import DOWNSAMPLE, WordMap, word_maps
 
 from .loader import load_sticker_world
 from .scenes import NOUNS, SIDE, Scene, make_scenes, phrase
@@ -40,7 +40,7 @@ class Setting(NamedTuple):
     map_scale: int
 
 
-DEFAULT = Setting(0.2, "power series", MAP_SCALE)
+DEFAULT = Setting(0.2, "power series", DOWNSAMPLE)
 
 
 class View(NamedTuple):

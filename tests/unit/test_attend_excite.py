@@ -12,7 +12,7 @@ from semantic_guidance.guidance.attend_excite import (
     Step,
     excite,
     latent_move,
-    neglect,
+    losses,
     schedule,
     score_columns,
     subject_peaks,
@@ -34,14 +34,14 @@ def test_peaks_and_loss_equal_the_reference(mode, columns):
     golden = np.load(GOLDEN)
     peaks = subject_peaks(torch.from_numpy(golden["attn"])[None], columns, [[s] for s in golden["indices"]])
     np.testing.assert_allclose(peaks[0], golden[f"max_{mode}"], atol=1e-6, rtol=0)
-    np.testing.assert_allclose(neglect(peaks)[0], golden[f"loss_{mode}"], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(losses(peaks)[0], golden[f"loss_{mode}"], atol=1e-6, rtol=0)
 
 
 def test_gradient_equals_the_reference():
     golden = np.load(GOLDEN)
     attention = torch.from_numpy(golden["attn"])[None].requires_grad_()
     peaks = subject_peaks(attention, SD1, [[s] for s in golden["indices"]])
-    (gradient,) = torch.autograd.grad(neglect(peaks).sum(), attention)
+    (gradient,) = torch.autograd.grad(losses(peaks).sum(), attention)
     assert np.abs(golden["grad_sd14"]).max() > 1
     np.testing.assert_allclose(gradient[0], golden["grad_sd14"], atol=1e-6, rtol=0)
 
@@ -78,25 +78,25 @@ def test_a_phrase_is_present_where_both_words_are():
 def test_a_subject_attended_to_alone_has_no_loss(subject):
     attention = torch.zeros(1, 4, 4, 77)
     attention[..., subject] = 1 / len(subject)
-    assert neglect(subject_peaks(attention, SD1, [subject])).item() < 1e-6
+    assert losses(subject_peaks(attention, SD1, [subject])).item() < 1e-6
 
 
 def test_only_the_most_neglected_subject_has_a_gradient():
     attention = attention_maps().requires_grad_()
     peaks = subject_peaks(attention, SD1, [[2], [5], [9]])
     worst = [2, 5, 9][peaks[0].argmin()]
-    (gradient,) = torch.autograd.grad(neglect(peaks).sum(), attention)
+    (gradient,) = torch.autograd.grad(losses(peaks).sum(), attention)
     lowered = gradient.flatten(0, 2).amin(0)  # raising a subject's own attention lowers its loss
     assert [s for s in (2, 5, 9) if lowered[s] < 0] == [worst]
 
 
 def test_images_of_a_batch_have_independent_losses_and_gradients():
     attention = attention_maps(batch=3).requires_grad_()
-    loss = neglect(subject_peaks(attention, SD1, [[2], [5, 6]]))
+    loss = losses(subject_peaks(attention, SD1, [[2], [5, 6]]))
     (gradient,) = torch.autograd.grad(loss.sum(), attention)
     for image in range(3):
         alone = attention[image : image + 1].detach().requires_grad_()
-        loss_alone = neglect(subject_peaks(alone, SD1, [[2], [5, 6]]))
+        loss_alone = losses(subject_peaks(alone, SD1, [[2], [5, 6]]))
         (gradient_alone,) = torch.autograd.grad(loss_alone.sum(), alone)
         assert torch.equal(loss_alone[0], loss[image])
         assert torch.equal(gradient_alone[0], gradient[image])

@@ -1,4 +1,7 @@
-"""Imports run one way: nodes -> attention_hooks -> guidance. guidance and drawing know no host."""
+"""Imports run down: nodes -> sampling -> attention_hooks -> words, guidance; drawing stands apart.
+
+guidance and drawing know no host, and no method's room imports another's.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,16 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
-FOLDERS = ["nodes", "drawing", "attention_hooks", "guidance"]  # each may import itself and what comes after it
+MAY_IMPORT = {
+    "nodes": {"nodes", "sampling", "attention_hooks", "words", "guidance", "drawing"},
+    "sampling": {"sampling", "attention_hooks", "words", "guidance"},
+    "attention_hooks": {"attention_hooks", "words", "guidance"},
+    "words": {"words"},
+    "guidance": {"guidance"},
+    "drawing": {"drawing"},
+}
+FOLDERS = list(MAY_IMPORT)
+ROOMS = {path.parent.name for path in (ROOT / "sampling").glob("*/__init__.py")}
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 PURE = {"torch", "einops", *sys.stdlib_module_names}
 
@@ -25,21 +37,30 @@ def imports(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-def own_folder(path: Path, level: int, module: str) -> str:
-    """The folder of the pack that a relative import reaches."""
+def reached(path: Path, level: int, module: str) -> tuple[str, ...]:
+    """The folders and the module, from the root on, that a relative import reaches."""
     base = path.parent.relative_to(ROOT).parts
-    return (*base[: len(base) - level + 1], *module.split("."))[0]
+    return (*base[: len(base) - level + 1], *module.split("."))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_run_one_way(path):
+def test_imports_run_down(path):
     folder = path.relative_to(ROOT).parts[0]
-    allowed = FOLDERS[FOLDERS.index(folder) :]
     for level, module in imports(path):
         if level:
-            assert own_folder(path, level, module) in allowed, f"{folder} must not import {module}"
+            target = reached(path, level, module)[0]
+            assert target in MAY_IMPORT[folder], f"{folder} must not import {target}"
         else:
             assert module.split(".")[0] not in FOLDERS, "within the pack, imports are relative"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sampling").rglob("*.py")), ids=lambda path: path.name)
+def test_no_methods_room_imports_anothers(path):
+    own = path.relative_to(ROOT / "sampling").parts[0]
+    for level, module in imports(path):
+        target = reached(path, level, module)
+        if level and target[0] == "sampling" and target[1] in ROOMS:
+            assert target[1] == own, f"{own} must not import {target[1]}"
 
 
 def test_guidance_imports_torch_alone():
@@ -50,5 +71,5 @@ def test_guidance_imports_torch_alone():
 
 def test_drawing_stands_alone():
     for path in (ROOT / "drawing").rglob("*.py"):
-        assert {own_folder(path, level, module) for level, module in imports(path) if level} <= {"drawing"}
+        assert {reached(path, level, module)[0] for level, module in imports(path) if level} <= {"drawing"}
         assert {module.split(".")[0] for level, module in imports(path) if level == 0} <= PURE | {"numpy", "PIL"}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from semantic_guidance.guidance import scfg
+from semantic_guidance.guidance import attention_maps, scfg
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "scfg_case0.npz"
 GRID, LATENT = (8, 8), (32, 32)
@@ -42,12 +42,13 @@ def whole_method(layers, uncond, cond, scale, grid=GRID):
     tokens, pair = 0, 0
     for self_attention, cross_attention in layers:
         side = int(self_attention.shape[1] ** 0.5)
-        maps = scfg.to_grid(scfg.complete(self_attention, cross_attention, "as released"), (side, side), grid)
-        tokens = tokens + scfg.normalise(maps[batch:]) / len(layers)
+        completed = attention_maps.complete(self_attention, cross_attention, "as released")
+        maps = attention_maps.to_grid(completed, (side, side), grid)
+        tokens = tokens + attention_maps.normalise(maps[batch:]) / len(layers)
         rest = maps[:batch, 1:].sum(dim=1, keepdim=True)
         pair = pair + scfg.foreground_pair(maps[:batch, :1], rest) / len(layers)
-    regions = scfg.enlarge(scfg.assign_tokens(tokens), uncond.shape[-2:])
-    foreground = scfg.enlarge(scfg.foreground(pair), uncond.shape[-2:])
+    regions = attention_maps.enlarge(scfg.assign_tokens(tokens), uncond.shape[-2:])
+    foreground = attention_maps.enlarge(scfg.foreground(pair), uncond.shape[-2:])
     rate = scfg.rate_map(scfg.region_rates(cond - uncond, regions, foreground), regions, scale)
     return regions, foreground, rate, scfg.guide(uncond + scale * (cond - uncond), cond, uncond, rate, scale)
 
@@ -72,30 +73,30 @@ def test_completion_is_what_its_name_says():
         "power series": (s + square + square @ s + square @ square) @ c / 4,
         "none": c,
     }
-    assert set(expected) == set(scfg.COMPLETIONS)
+    assert set(expected) == set(attention_maps.COMPLETIONS)
     for completion, maps in expected.items():
-        torch.testing.assert_close(scfg.complete(s, c, completion), maps)
+        torch.testing.assert_close(attention_maps.complete(s, c, completion), maps)
     assert (expected["as released"] - expected["power series"]).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("completion", scfg.COMPLETIONS)
+@pytest.mark.parametrize("completion", attention_maps.COMPLETIONS)
 def test_completion_keeps_rows_that_sum_to_one(completion):
-    maps = scfg.complete(attention(1, 12, 12), attention(1, 12, 5, seed=1), completion)
+    maps = attention_maps.complete(attention(1, 12, 12), attention(1, 12, 5, seed=1), completion)
     torch.testing.assert_close(maps.sum(dim=-1), torch.ones(1, 12, dtype=maps.dtype))
 
 
 def test_maps_lie_on_the_grid_as_the_positions_do():
     maps = torch.zeros(1, 6, 2)
     maps[0, 4, 1] = 1.0  # the fifth of 2 x 3 positions, row by row
-    assert scfg.to_grid(maps, (2, 3), (2, 3))[0, 1].argmax() == 4
+    assert attention_maps.to_grid(maps, (2, 3), (2, 3))[0, 1].argmax() == 4
     maps = torch.zeros(1, 9, 2)
     maps[0, 4, 1] = 1.0
-    assert scfg.to_grid(maps, (3, 3), (9, 15))[0, 1].argmax() == 4 * 15 + 7  # the centre stays the centre
+    assert attention_maps.to_grid(maps, (3, 3), (9, 15))[0, 1].argmax() == 4 * 15 + 7  # the centre stays the centre
 
 
 def test_normalised_maps_have_mean_one():
     maps = torch.rand(2, 5, 6, 7) * torch.arange(1, 6)[:, None, None]
-    torch.testing.assert_close(scfg.normalise(maps).mean(dim=(2, 3)), torch.ones(2, 5))
+    torch.testing.assert_close(attention_maps.normalise(maps).mean(dim=(2, 3)), torch.ones(2, 5))
 
 
 def test_each_position_belongs_to_its_strongest_token_and_ties_are_shared():
@@ -196,8 +197,8 @@ def test_a_batch_equals_its_singles():
 @pytest.mark.parametrize(("grid", "latent"), [((9, 11), (36, 44)), ((5, 9), (19, 33)), ((1, 3), (4, 11))])
 def test_odd_sizes(grid, latent):
     uncond, cond = predictions(1, latent)
-    maps = scfg.to_grid(attention(1, 3 * 2, 5), (3, 2), grid)
-    regions = scfg.enlarge(scfg.assign_tokens(scfg.normalise(maps)), latent)
+    maps = attention_maps.to_grid(attention(1, 3 * 2, 5), (3, 2), grid)
+    regions = attention_maps.enlarge(scfg.assign_tokens(attention_maps.normalise(maps)), latent)
     assert regions.shape == (1, 5, *latent)
     torch.testing.assert_close(regions.sum(dim=1), torch.ones(1, *latent))
     rates = scfg.region_rates(cond - uncond, regions, torch.ones(1, 1, *latent))

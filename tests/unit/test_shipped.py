@@ -15,6 +15,8 @@ KINDS = {
     "drawing": {".py"},
     "guidance": {".py"},
     "nodes": {".py"},
+    "sampling": {".py"},
+    "words": {".py"},
     "locales": {".json"},
     "subgraphs": {".json"},
     "web": {".md", ".jpg", ".png"},
@@ -31,7 +33,7 @@ def test_only_what_a_user_needs_is_shipped():
 def test_everything_that_the_pack_consists_of_is_shipped():
     files = shipped()
     assert {Path(name) for name in KINDS["."]} <= set(files)
-    for folder in ("attention_hooks", "drawing", "guidance", "nodes", "web", "workflows"):
+    for folder in KINDS.keys() - {"."}:
         on_disk = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()}
         assert {path for path in on_disk if "__pycache__" not in path.parts} <= set(files)
 

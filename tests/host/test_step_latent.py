@@ -7,7 +7,7 @@ import pytest
 import torch
 from host import tiny  # noqa: F401  (the host's modules)
 
-from semantic_guidance.attention_hooks.sampler_steps import UNMOVABLE, follow_steps
+from semantic_guidance.sampling.attend_excite.step_latent import UNMOVABLE, follow_steps
 
 STEPS = 6
 NAMES = [name for name in comfy.samplers.SAMPLER_NAMES if name not in UNMOVABLE.values()]

@@ -11,17 +11,17 @@ from comfy.patcher_extension import WrappersMP
 from comfy.utils import ProgressBar
 from torch import Tensor
 
-from ..guidance.attend_excite import Excitation, Step, excite, schedule
-from .attention_gradient import AttentionGradient
-from .attention_trace import AttentionRecord, Trace, TraceStep
-from .conds import placed_conds
-from .families import Layer, layers_at, model_layers
-from .frozen import check_differentiable
-from .regions import latent_mark
-from .run import PREFIX, add_run, current_run
-from .sampler_steps import StepLatent, follow_steps
+from ...attention_hooks.families import Layer, layers_at, model_layers
+from ...guidance.attend_excite import Excitation, Step, excite, schedule
+from ...words.phrases import check_phrases
+from ..conds import active_conds
+from ..record import fingerprint
+from ..run import PREFIX, Evaluation, Run, add_run, current_run
+from .frozen_layers import check_differentiable
+from .gradient import AttentionGradient
+from .step_latent import StepLatent, follow_steps
 from .subjects import Subjects
-from .words import check_phrases
+from .trace import AttentionRecord, Trace, TraceStep
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -36,10 +36,10 @@ OPEN_CLIP_WIDTH = 1024  # of the text of SD 2.x; SD 1.x has 768, SDXL 2048
 class Settings(NamedTuple):
     words: tuple[str, ...]
     excitation: Excitation = Excitation()
-    map_scale: int | None = None
+    downsample: int | None = None  # of the grid read
 
 
-class AttendExciteRun:
+class AttendExciteRun(Run):
     """One sampling run; hands what it saw to `record` when it ends well."""
 
     def __init__(
@@ -62,20 +62,21 @@ class AttendExciteRun:
         """The next call of the model is a step's first, with its latent, or another one (None)."""
         self.latent = latent
 
-    def begin_evaluation(self, guider: CFGGuider, x: Tensor, sigma: float) -> None:
+    def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
         """Move the step's latent in place, and with it x: that latent, or its blend with an inpainted original."""
         latent, self.latent = self.latent, None
         if latent is None or latent.step not in self.plan:
             return
-        timestep = x.new_full((x.shape[0],), sigma)
+        x, timestep = evaluation.x, evaluation.sigma
+        sigma = evaluation.sigma_value
         conds, options = guider.conds["positive"], latent.model_options
         windows = options.get("context_handler")
         if windows is not None and windows.should_use_context(guider.inner_model, [conds], x, timestep, options):
             raise ValueError(f"{NODE}: context windows are not supported. Sample all images of the batch at once.")
-        subjects = Subjects(placed_conds(conds, x, timestep), self.settings.words, self.until_eot)
-        if not subjects.placed:
+        subjects = Subjects(active_conds(conds, x, timestep), self.settings.words, self.until_eot)
+        if not subjects.active:
             return
-        scale, layers = layers_for(self.layers, self.settings.map_scale, tuple(x.shape[-2:]))
+        downsample, layers = layers_for(self.layers, self.settings.downsample, tuple(x.shape[-2:]))
         self.gradient = gradient_of = self.gradient or AttentionGradient(NODE, layers)
         excitation = self.settings.excitation
         progress = _Progress(latent.step, self.total, excitation.max_refinements)
@@ -88,7 +89,7 @@ class AttendExciteRun:
         def evaluate(moved: Tensor) -> tuple[Tensor, Tensor]:
             progress.advance()
             gradient = gradient_of(
-                guider.inner_model, subjects.placed, blend(moved), timestep, options, subjects.loss
+                guider.inner_model, subjects.active, blend(moved), timestep, options, subjects.loss
             )
             return subjects.peaks, gradient if latent.mask is None else latent.mask * gradient
 
@@ -99,19 +100,13 @@ class AttendExciteRun:
         self.steps.append(
             TraceStep(
                 latent.step, sigma, peaks[0], peaks[-1], result.refinements.cpu(), result.sizes.amax(0).cpu(),
-                subjects.picture((-(-x.shape[-2] // scale), -(-x.shape[-1] // scale))),
+                subjects.picture((-(-x.shape[-2] // downsample), -(-x.shape[-1] // downsample))),
             )
         )
 
-    def watch_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> dict[str, Any]:
-        return transformer_options
-
-    def end_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> None:
-        pass
-
     def finish(self, samples: Tensor) -> None:
         targets = tuple((i, 1 - step.target) for i, step in self.plan.items() if step.target is not None)
-        trace = Trace(self.settings.words, tuple(self.steps), self.total, targets, latent_mark(samples))
+        trace = Trace(self.settings.words, tuple(self.steps), self.total, targets, fingerprint(samples))
         log.info("%s: %s", NODE, trace.summary())
         if len(self.steps) < len(self.plan):
             log.warning(
@@ -162,18 +157,18 @@ def percent_at(model_sampling: Any, sigma: float) -> float:
     return high
 
 
-def layers_for(layers: list[Layer], scale: int | None, latent: tuple[int, int]) -> tuple[int, list[Layer]]:
+def layers_for(layers: list[Layer], downsample: int | None, latent: tuple[int, int]) -> tuple[int, list[Layer]]:
     """The layers whose attention is averaged, and how much coarser than the latent [H, W] their grid is.
 
-    scale None: the grid whose number of positions is nearest to 16x16. The middle block alone, as it is for SD 1.x
+    downsample None: the grid whose number of positions is nearest to 16x16. The middle block alone, as it is for SD 1.x
     at the coarsest grid, is not among the paper's layers and is chosen only where there is nothing else.
     """
     outside = [layer for layer in layers if layer.block[0] != "middle"]
-    present = sorted({layer.scale for layer in outside or layers})
-    if scale is None:
-        positions = {s: math.prod(-(-size // s) for size in latent) for s in present}
-        scale = min(present, key=lambda s: abs(math.log(positions[s] / PAPERS_GRID**2)))
-    return scale, [layer for layer in layers if layer.scale == scale]
+    present = sorted({layer.downsample for layer in outside or layers})
+    if downsample is None:
+        positions = {d: math.prod(-(-size // d) for size in latent) for d in present}
+        downsample = min(present, key=lambda d: abs(math.log(positions[d] / PAPERS_GRID**2)))
+    return downsample, [layer for layer in layers if layer.downsample == downsample]
 
 
 def patch_attend_excite(model: ModelPatcher, settings: Settings) -> tuple[ModelPatcher, AttentionRecord]:
@@ -186,7 +181,7 @@ def patch_attend_excite(model: ModelPatcher, settings: Settings) -> tuple[ModelP
     if not schedule(settings.excitation, 1000):
         return model, record
     check_differentiable(model.model, NODE)
-    layers_at(layers, settings.map_scale)
+    layers_at(layers, settings.downsample)
 
     model = model.clone()
     key = add_run(model, lambda guider, sigmas: AttendExciteRun(guider, sigmas, layers, settings, record))

@@ -11,12 +11,13 @@ from comfy.sampler_helpers import cleanup_models, cond_has_hooks, convert_cond, 
 from comfy.samplers import calc_cond_batch
 from torch import Tensor
 
-from ..guidance.sega import Momentum, needed, sega_step
-from .concept_words import ConceptWords, word_layers
+from ...attention_hooks.families import Layer
+from ...attention_hooks.observe import Call
+from ...guidance.sega import Momentum, needed, sega_step
+from ..conds import covered
+from ..run import PREFIX, Evaluation, Run, add_run, current_run
 from .concepts import Concept, Cond, Prompt, process_prompt, register_hooks
-from .conds import covered
-from .families import Layer
-from .run import PREFIX, add_run, current_run, step_number
+from .confine import ConceptWords, word_layers
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 NODE = "SEGA"
 
 
-class SEGARun:
+class SEGARun(Run):
     """One sampling run with concepts.
 
     The first evaluation of each sampler step advances the momentum. Further evaluations of the same step (2S, SDE)
@@ -48,7 +49,6 @@ class SEGARun:
             momentum = replace(momentum, scale=0.0)  # it acts only once all concepts do, which is never
         self.momentum = momentum
         self.words = ConceptWords(NODE, layers) if layers else None
-        self.sigmas = sigmas
         self.conds = {f"{PREFIX}.concept{i}": convert_cond(c.conditioning) for i, c in enumerate(concepts)}
         register_hooks(guider, list(self.conds.values()))
         self.prompts: list[Prompt] = []
@@ -75,30 +75,24 @@ class SEGARun:
         self.x = x
         self.predictions: dict[int, Tensor] = {}  # by the id of a list of conds
 
-    def begin_evaluation(self, guider: CFGGuider, x: Tensor, sigma: float) -> None:
-        self.begin_forward(x)
+    def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+        self.needed = [c for c, edit in enumerate(self.edits) if needed(edit, evaluation.step, self.momentum)]
+        self.begin_forward(evaluation.x)
         if self.words is not None:
-            prompts = [(self.concepts[c], self.prompts[c].conds) for c in self.needed_at(sigma)]
-            self.words.begin_concepts(prompts, x.shape[0])
+            prompts = [(self.concepts[c], self.prompts[c].conds) for c in self.needed]
+            self.words.begin_concepts(prompts, evaluation.x.shape[0])
 
-    def watch_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> dict[str, Any]:
-        return transformer_options if self.words is None else self.words.watch_forward(x, transformer_options)
+    def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
+        return transformer_options if self.words is None else self.words.watch_forward(call, transformer_options)
 
-    def end_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> None:
+    def end_forward(self, call: Call, transformer_options: dict[str, Any]) -> None:
         if self.words is not None:
-            self.words.end_forward(x, transformer_options)
+            self.words.end_forward(call, transformer_options)
 
-    def finish(self, samples: Tensor) -> None:
-        pass
-
-    def needed_at(self, sigma: float) -> list[int]:
-        """The concepts whose predictions matter at this sigma."""
-        step = step_number(sigma, self.sigmas)
-        return [c for c, edit in enumerate(self.edits) if needed(edit, step, self.momentum)]
-
-    def missing(self, sigma: Tensor, given: list[list[Cond] | None]) -> list[list[Cond]]:
+    def missing(self, given: list[list[Cond] | None]) -> list[list[Cond]]:
         """The lists of conds that must be evaluated beside those that are."""
-        wanted = [conds for c in self.needed_at(float(sigma.flatten()[0])) for conds in self.prompts[c]]
+        wanted = [conds for c in self.needed for conds in self.prompts[c]]
         known = {*map(id, given), *self.predictions}
         return list({id(conds): conds for conds in wanted if id(conds) not in known}.values())
 
@@ -110,7 +104,7 @@ class SEGARun:
         """
         if x is not self.x or len(conds) < 2 or self.predictions:
             return executor(model, conds, x, sigma, model_options)
-        every = [*conds, *self.missing(sigma, conds)]
+        every = [*conds, *self.missing(conds)]
         outputs = executor(model, every, x, sigma, model_options)
         self.predictions = {id(item): output for item, output in zip(every, outputs, strict=True)}
         return outputs[: len(conds)]
@@ -118,22 +112,21 @@ class SEGARun:
     def guide(self, args: dict[str, Any]) -> Tensor:
         """The host's post-CFG function: denoised [B, C, ...] -> denoised with the edit of this step."""
         model, x, sigma, denoised = args["model"], args["input"], args["sigma"], args["denoised"]
-        missing = self.missing(sigma, [])
+        missing = self.missing([])
         if missing:
             self.x = None
             outputs = calc_cond_batch(model, missing, x, sigma, args["model_options"])
             self.predictions |= {id(conds): output for conds, output in zip(missing, outputs, strict=True)}
 
-        concepts = self.needed_at(float(sigma[0]))
-        if not concepts and self.next_nu is None:
+        if not self.needed and self.next_nu is None:
             return denoised
         gain = output_gain(model.model_sampling, sigma, x.ndim)
         directions: list[Tensor | None] = [None] * len(self.edits)
         masks: list[Tensor | None] = [None] * len(self.edits)
-        for c in concepts:
+        for c in self.needed:
             directions[c] = self.direction(self.prompts[c], x, sigma) / gain
             masks[c] = self.mask(c, x, sigma)
-        step = step_number(float(sigma[0]), self.sigmas)
+        step = self.evaluation.step
         first = step > self.step
         if first:
             self.step, self.nu = step, self.next_nu

@@ -18,8 +18,8 @@ from comfy.samplers import (
 )
 from torch import Tensor
 
-from ..guidance.sega import Edit
-from .words import CONDITIONING_KEY
+from ...guidance.sega import Edit
+from ...words.prompt import CONDITIONING_KEY
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-KEPT_RUNS = 4
-IF_CACHED = (
-    "If that is so, ComfyUI has kept the latent of a run that is forgotten here: change the seed to sample anew."
-)
+from ..record import IF_CACHED, RunRecord
 
 
 class Region(NamedTuple):
@@ -37,9 +33,9 @@ class Regions(NamedTuple):
 
     regions: tuple[Region, ...]
     steps: tuple[RegionStep, ...]
-    scale: float  # CFG scale
+    cfg_scale: float
     downscale: int  # pixels per latent position, each way
-    mark: Tensor  # of the latent that the run returned
+    fingerprint: Tensor  # of the latent that the run returned
 
 
 class ShownWord(NamedTuple):
@@ -105,33 +101,6 @@ def by_words(run: Regions, steps: tuple[RegionStep, ...]) -> tuple[tuple[ShownWo
 def word_masks(owner: Tensor, count: int) -> Tensor:
     """[B, H, W] indices -> bool [B, count, H, W]; every position belongs to one word."""
     return owner[:, None] == torch.arange(count)[:, None, None]
-
-
-def latent_mark(samples: Tensor) -> Tensor:
-    """A short mark by which a latent can be recognised: its shape and some of its values."""
-    values = samples.flatten()
-    picked = values[torch.arange(64, device=values.device) * (values.numel() - 1) // 63]
-    shape = torch.tensor(samples.shape, dtype=torch.float32)
-    return torch.cat([shape, picked.float().cpu()])
-
-
-class RunRecord:
-    """The last few finished runs of one node, found again by the latent that each returned."""
-
-    def __init__(self) -> None:
-        self._runs: deque[Any] = deque(maxlen=KEPT_RUNS)
-
-    def add(self, run: Any) -> None:
-        """Keep a run whose `mark` is the latent_mark of the latent that it returned."""
-        self._runs.append(run)
-
-    def find(self, samples: Tensor) -> Any:
-        """The run that made this latent; None where there is none."""
-        mark = latent_mark(samples)
-        for run in reversed(self._runs):
-            if run.mark.shape == mark.shape and torch.allclose(run.mark, mark, atol=1e-2, rtol=1e-2):
-                return run
-        return None
 
 
 class RegionRecord(RunRecord):

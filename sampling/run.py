@@ -7,13 +7,15 @@ import sys
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
 from torch import Tensor
 
+from ..attention_hooks.observe import Call
 from .conds import give_copies_own_uuids
 
 if TYPE_CHECKING:
@@ -25,16 +27,37 @@ PREFIX = "semantic_guidance"
 EXTRA_PASS = f"{PREFIX}.extra_pass"  # marks the options of a model call that no run should watch
 
 
-class Run(Protocol):
+class Evaluation:
+    """One prediction of the noise for x [B, ...] at sigma [B]. Its number and its step wait for the device if asked."""
+
+    def __init__(self, x: Tensor, sigma: Tensor, schedule: list[float]):
+        self.x = x
+        self.sigma = sigma
+        self._schedule = schedule
+
+    @cached_property
+    def sigma_value(self) -> float:
+        return float(self.sigma.flatten()[0])
+
+    @cached_property
+    def step(self) -> int:
+        """The sampler step, from 0, to which this evaluation belongs."""
+        return step_number(self.sigma_value, self._schedule)
+
+
+class Run:
     """What a node keeps during one sampling run. Made when the run starts, dropped when it ends, however it ends."""
 
-    def begin_evaluation(self, guider: CFGGuider, x: Tensor, sigma: float) -> None:
-        """Called before the host predicts the noise for x [B, ...]."""
+    schedule: list[float]  # the run's sigmas; add_run sets it
 
-    def watch_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> dict[str, Any]:
+    def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
+        """Called before the host predicts the noise."""
+
+    def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
         """The transformer_options for one call of the model, which may evaluate some or all of the conds."""
+        return transformer_options
 
-    def end_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> None:
+    def end_forward(self, call: Call, transformer_options: dict[str, Any]) -> None:
         """Called after that call."""
 
     def finish(self, samples: Tensor) -> None:
@@ -44,7 +67,7 @@ class Run(Protocol):
 def add_run(
     model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run], reads_attention: bool = True
 ) -> str:
-    """Let `model` (a clone) make a Run from the guider and the sigmas whenever sampling starts.
+    """Let `model` (a clone) make a Run from the guider and the sigmas (on the CPU) whenever sampling starts.
 
     Returns the key under which current_run finds it in the options that the host passes around.
     """
@@ -53,7 +76,9 @@ def add_run(
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
         before = guider.model_options
-        run = make_run(guider, sigmas)
+        schedule = sigmas.flatten().cpu()
+        run = make_run(guider, schedule)
+        run.schedule = schedule.tolist()
         guider.model_options = {**before, "transformer_options": {**before.get("transformer_options", {}), key: run}}
         try:
             with _uncompiled(before) if reads_attention else nullcontext():
@@ -70,16 +95,17 @@ def add_run(
     def predict_noise(executor, x, timestep, model_options, *args, **kwargs):
         run = current_run(model_options, key)
         if run is not None:
-            run.begin_evaluation(executor.class_obj, x, float(timestep.flatten()[0]))
+            run.begin_evaluation(executor.class_obj, Evaluation(x, timestep, run.schedule))
         return executor(x, timestep, model_options, *args, **kwargs)
 
     def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
         run = transformer_options.get(key)
         if run is None or EXTRA_PASS in transformer_options:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
-        watched = run.watch_forward(x, transformer_options)
+        call = Call.of(x, c_crossattn, kwargs)
+        watched = run.watch_forward(call, transformer_options)
         output = executor(x, t, c_concat, c_crossattn, control, watched, *args, **kwargs)
-        run.end_forward(x, transformer_options)
+        run.end_forward(call, transformer_options)
         return output
 
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, PREFIX, outer_sample)
@@ -87,6 +113,14 @@ def add_run(
     model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, PREFIX, predict_noise)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, PREFIX, apply_model)
     return key
+
+
+def without_runs(model: ModelPatcher) -> ModelPatcher:
+    """A clone of `model` on which no node of this pack acts."""
+    model = model.clone()
+    for kind in list(model.wrappers):
+        model.remove_wrappers_with_key(kind, PREFIX)
+    return model
 
 
 def _uncompiled(model_options: dict[str, Any]) -> AbstractContextManager:
@@ -123,7 +157,7 @@ def _float32(value: float | Tensor) -> float:
     return torch.as_tensor(value, dtype=torch.float32).item()
 
 
-def step_number(sigma: float, sigmas: Tensor) -> int:
-    """The sampler step, from 0, to which an evaluation at `sigma` belongs, given the run's schedule of sigmas."""
-    reached = (sigmas.flatten().cpu().double() * (1 + 1e-5) >= sigma).sum().item()
-    return min(max(int(reached) - 1, 0), max(len(sigmas) - 2, 0))
+def step_number(sigma: float, schedule: list[float]) -> int:
+    """The sampler step, from 0, to which an evaluation at `sigma` belongs, given the run's sigmas, highest first."""
+    reached = sum(value * (1 + 1e-5) >= sigma for value in schedule)
+    return min(max(reached - 1, 0), max(len(schedule) - 2, 0))

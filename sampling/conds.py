@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,15 +14,25 @@ if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
 
-class Placed(NamedTuple):
-    """A cond that is active at this step. share: [B, 1, H, W], its part of the result; all shares sum to 1.
+class ActiveCond(NamedTuple):
+    """A cond that is active at this step, on a latent [B, C, *size]: [B, C, H, W], or [B, C, T, H, W] for video.
 
-    top, left, height, width: the part of the latent on which the model sees the cond.
+    view: the part of the latent on which the model sees the cond, a slice for each axis of its size.
+    share: [B, 1, *size], its part of the result; all shares sum to 1.
     """
 
     cond: dict[str, Any]
-    area: tuple[int, int, int, int]
+    view: tuple[slice, ...]
     share: Tensor
+
+    @property
+    def uuid(self) -> uuid.UUID:
+        return self.cond["uuid"]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Of the view."""
+        return tuple(part.stop - part.start for part in self.view)
 
 
 def give_copies_own_uuids(guider: CFGGuider) -> None:
@@ -42,26 +53,32 @@ def text_length(cond: dict[str, Any]) -> int | None:
     return None if text is None else text.cond.shape[1]
 
 
-def placed_conds(conds: list[dict[str, Any]], x: Tensor, sigma: Tensor) -> list[Placed]:
-    """The conds of one prompt list that act on x [B, C, H, W] at this sigma, weighted as the host weights them."""
-    height, width = x.shape[-2:]
-    placed: list[Placed] = []
-    defaults: list[Placed] = []
+def active_conds(conds: list[dict[str, Any]], x: Tensor, sigma: Tensor) -> list[ActiveCond]:
+    """The conds of one prompt list that act on x [B, C, *size] at this sigma, weighted as the host weights them."""
+    size = x.shape[2:]
+    active: list[ActiveCond] = []
+    defaults: list[ActiveCond] = []
     for cond in conds:
         described = get_area_and_mult(cond, x, sigma)
         if described is None:  # outside its timestep range
             continue
-        h, w, top, left = described.area or (height, width, 0, 0)
-        share = x.new_zeros((x.shape[0], 1, height, width), dtype=torch.float32)
-        share[..., top : top + h, left : left + w] = described.mult[:, :1]
-        item = Placed(cond, (top, left, h, w), share)
-        (defaults if "default" in cond else placed).append(item)
+        lengths, starts = _halves(described.area or (*size, *[0] * len(size)))
+        view = tuple(slice(start, start + length) for start, length in zip(starts, lengths, strict=True))
+        share = x.new_zeros((x.shape[0], 1, *size), dtype=torch.float32)
+        share[(..., *view)] = described.mult[:, :1]
+        item = ActiveCond(cond, view, share)
+        (defaults if "default" in cond else active).append(item)
     if defaults:  # they fill what the others leave
-        rest = (1 - sum((item.share for item in placed), torch.zeros_like(defaults[0].share))).relu()
+        rest = (1 - sum((item.share for item in active), torch.zeros_like(defaults[0].share))).relu()
         if rest.any():
-            placed += [item._replace(share=rest) for item in defaults]
-    total = sum(item.share for item in placed)
-    return [item._replace(share=item.share / total.clamp_min(1e-8)) for item in placed]
+            active += [item._replace(share=rest) for item in defaults]
+    total = sum(item.share for item in active)
+    return [item._replace(share=item.share / total.clamp_min(1e-8)) for item in active]
+
+
+def _halves(area: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+    """The host's areas: the lengths along all axes, then where they start."""
+    return area[: len(area) // 2], area[len(area) // 2 :]
 
 
 def covered(conds: list[dict[str, Any]], x: Tensor, sigma: Tensor) -> Tensor | None:

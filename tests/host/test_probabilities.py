@@ -7,9 +7,9 @@ from host import tiny
 from host.scfg_runs import relative, run, with_regions, with_scfg
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from semantic_guidance.attention_hooks import attention
-from semantic_guidance.attention_hooks.attention import Attention, SelfAttention, fold_repeats
+from semantic_guidance.attention_hooks import probabilities
 from semantic_guidance.attention_hooks.families import Layer, layers_at, model_layers
+from semantic_guidance.attention_hooks.probabilities import Attention, SelfAttention, fold_repeats
 
 HEADS, WIDTH = 3, 8
 
@@ -30,7 +30,7 @@ def explicit(seen: Attention) -> torch.Tensor:
 
 @pytest.mark.parametrize("budget", [1, 4 * 2 * HEADS * 20 * 7, 2**30])
 def test_blocks_of_any_size_give_the_explicit_softmax(monkeypatch, budget):
-    monkeypatch.setattr(attention, "MEMORY_BUDGET", budget)
+    monkeypatch.setattr(probabilities, "MEMORY_BUDGET", budget)
     seen = queries_and_keys()
     assert len(list(seen.rows())) == {1: 20, 2**30: 1}.get(budget, 3)
     torch.testing.assert_close(seen.probabilities(), explicit(seen), atol=1e-6, rtol=1e-5)
@@ -68,7 +68,7 @@ class LargestTensor(TorchDispatchMode):
 
 def test_no_temporary_is_larger_than_the_budget(monkeypatch):
     budget = 2**18
-    monkeypatch.setattr(attention, "MEMORY_BUDGET", budget)
+    monkeypatch.setattr(probabilities, "MEMORY_BUDGET", budget)
     seen, maps = queries_and_keys(positions=600, keys=600, batch=1), torch.rand(1, 600, 5)
     assert 4 * 600 * 600 > budget
     with LargestTensor() as largest:
@@ -80,7 +80,7 @@ def test_no_temporary_is_larger_than_the_budget(monkeypatch):
 def test_a_run_under_a_small_budget_gives_the_same_latent(monkeypatch, sd15):
     model = with_scfg(sd15)
     expected = run(model)
-    monkeypatch.setattr(attention, "MEMORY_BUDGET", 500)
+    monkeypatch.setattr(probabilities, "MEMORY_BUDGET", 500)
     assert relative(run(model), expected) < 1e-5
 
 
@@ -100,11 +100,11 @@ SD_QUARTER = [("input", 7), ("input", 8), ("output", 3), ("output", 4), ("output
 def test_layers_of_sd15(sd15):
     scale, layers = layers_at(model_layers(sd15, "test"), None)
     assert scale == 4
-    assert blocks([layer for layer in layers if layer.scale == 4]) == SD_QUARTER
-    assert blocks([layer for layer in layers if layer.scale == 8]) == [("middle", 0)]
+    assert blocks([layer for layer in layers if layer.downsample == 4]) == SD_QUARTER
+    assert blocks([layer for layer in layers if layer.downsample == 8]) == [("middle", 0)]
     assert len(layers) == 6
     everything = model_layers(sd15, "test")
-    assert [layer.scale for layer in everything] == [1] * 2 + [2] * 2 + [4] * 2 + [8] + [4] * 3 + [2] * 3 + [1] * 3
+    assert [layer.downsample for layer in everything] == [1] * 2 + [2] * 2 + [4] * 2 + [8] + [4] * 3 + [2] * 3 + [1] * 3
 
 
 def test_layers_of_sd2():
@@ -119,14 +119,14 @@ def test_layers_of_sdxl(sdxl):
     assert {layer.depth for layer in layers} == {9}  # the last of ten
     scale, layers = layers_at(model_layers(sdxl, "test"), 2)
     half = [("input", 4), ("input", 5), ("output", 3), ("output", 4), ("output", 5)]
-    assert blocks([layer for layer in layers if layer.scale == 2]) == half
+    assert blocks([layer for layer in layers if layer.downsample == 2]) == half
     assert len(layers) == len(half) + len(quarter)
 
 
 def test_layers_of_the_sdxl_refiner():
     scale, layers = layers_at(model_layers(tiny.refiner(), "test"), None)
     assert scale == 4
-    assert {layer.scale for layer in layers} == {4, 8}
+    assert {layer.downsample for layer in layers} == {4, 8}
     assert ("middle", 0) in blocks(layers)
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..guidance.scfg import Completion, complete, foreground_pair, normalise, to_grid
-from .attention import SelfAttention, fold_repeats
-from .conds import Placed, text_length
+from ..guidance.attention_maps import Completion, complete, normalise, to_grid
+from ..guidance.scfg import foreground_pair
 from .families import CLIP_CHUNK, Layer
-from .observe import Observation, visible_layers, watch
-
-if TYPE_CHECKING:
-    from comfy.samplers import CFGGuider
+from .observe import Call, Observation, visible_layers, watch
+from .probabilities import SelfAttention, fold_repeats
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +25,7 @@ class Wanted(NamedTuple):
     length: int  # text tokens
 
 
-class Maps(NamedTuple):
+class TokenMaps(NamedTuple):
     """Means over layers for one cond. tokens: [B, N, h, w] or None. foreground: [B, 2, h, w] or None."""
 
     tokens: Tensor | None
@@ -39,7 +36,7 @@ class _Part:
     """The sums of one cond over the layers of one model call, for some images of the batch."""
 
     def __init__(self, size: tuple[int, ...]) -> None:
-        self.size = size  # height and width of the latent in that call
+        self.size = size  # of the latent in that call
         self.tokens: Tensor | None = None
         self.foreground: Tensor | None = None
         self.layers = 0
@@ -51,12 +48,12 @@ class _Part:
 
 
 class Capture:
-    """Gathers maps during an evaluation. `scale`: how many times coarser than the latent the maps are."""
+    """Gathers maps during an evaluation. `downsample`: how many times coarser than the latent the maps are."""
 
-    def __init__(self, node: str, layers: list[Layer], scale: int, completion: Completion):
+    def __init__(self, node: str, layers: list[Layer], downsample: int, completion: Completion):
         self._node = node
         self._layers = layers
-        self._scale = scale
+        self._downsample = downsample
         self._completion: Completion = completion
         self._unreadable: set[Layer] = set()
         self._parts: dict[Any, dict[tuple[int, ...], _Part]] = {}
@@ -71,12 +68,12 @@ class Capture:
         self._parts = {}
         self._closed: set[tuple[Any, tuple[int, ...]]] = set()
 
-    def watch_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> dict[str, Any]:
+    def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
         """Options for one model call, in which the conds that are wanted and not yet gathered are watched."""
         uuids = transformer_options.get("uuids", [])
         if self._wanted.keys().isdisjoint(uuids):
             return transformer_options
-        images = _images(x, transformer_options, self._batch)
+        images = _images(call, transformer_options, self._batch)
         open_chunks = [
             (chunk, uuid) for chunk, uuid in enumerate(uuids)
             if uuid in self._wanted and (uuid, images) not in self._closed
@@ -85,35 +82,33 @@ class Capture:
             return transformer_options
         layers = visible_layers(transformer_options, self._layers)
         self._note_unreadable(set(self._layers) - set(layers))
-        size = tuple(x.shape[-2:])
-        grid = tuple(-(-length // self._scale) for length in size)
+        grid = tuple(-(-length // self._downsample) for length in call.size)
 
         def observer(observation: Observation) -> None:
             lengths = [self._wanted[uuid].length for _, uuid in open_chunks]
-            if not _is_readable(observation, len(uuids) * len(images), lengths):
+            if not _is_readable(observation, call.rows, lengths):
                 self._note_unreadable({observation.layer})
                 return
             for chunk, uuid in open_chunks:
                 rows = slice(chunk * len(images), (chunk + 1) * len(images))
                 tokens, pair = self._layer_maps(observation, rows, self._wanted[uuid], grid)
-                self._parts.setdefault(uuid, {}).setdefault(images, _Part(size)).add(tokens, pair)
+                self._parts.setdefault(uuid, {}).setdefault(images, _Part(call.size)).add(tokens, pair)
 
         return watch(transformer_options, layers, observer)
 
-    def end_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> None:
+    def end_forward(self, call: Call, transformer_options: dict[str, Any]) -> None:
         """Later calls in this evaluation for the same conds and images are other nodes' extra passes."""
         seen = self._wanted.keys() & set(transformer_options.get("uuids", []))
         if seen:
-            images = _images(x, transformer_options, self._batch)
+            images = _images(call, transformer_options, self._batch)
             self._closed |= {(uuid, images) for uuid in seen}
 
-    def maps(self, placed: Placed) -> Maps:
-        """What was gathered for one cond in this evaluation.
+    def maps(self, uuid: Any, size: tuple[int, ...]) -> TokenMaps:
+        """What was gathered in this evaluation for the cond with this uuid, which acts on a part of this size.
 
         Where another node spared the model the call (EasyCache), the maps of the last evaluation that had one.
-        ValueError where no layer could be read, or where the model never saw the whole of the cond's area.
+        ValueError where no layer could be read, or where the model never saw the whole of that part.
         """
-        uuid = placed.cond["uuid"]
         parts = self._parts.get(uuid) or self._last.get(uuid)
         if not parts:
             blocks = ", ".join(f"{name} {number}" for (name, number), _, _ in self._layers)
@@ -122,16 +117,16 @@ class Capture:
                 "that node, limit it to fewer blocks, or choose another map_scale."
             )
         for part in parts.values():
-            if part.size != placed.area[2:]:
+            if part.size != size:
                 raise ValueError(
-                    f"{self._node}: the model was called for {part.size[0]} x {part.size[1]} of a latent of "
-                    f"{placed.area[2]} x {placed.area[3]}. Nodes that sample a picture in tiles, or in context windows "
+                    f"{self._node}: the model was called for {' x '.join(map(str, part.size))} of a latent of "
+                    f"{' x '.join(map(str, size))}. Nodes that sample a picture in tiles, or in context windows "
                     "other than over the batch, cannot be combined with this one."
                 )
         if set(parts) == {tuple(range(self._batch))}:
             (part,) = parts.values()
-            return Maps(*(None if sums is None else sums / part.layers for sums in (part.tokens, part.foreground)))
-        return Maps(self._over_windows(parts, "tokens"), self._over_windows(parts, "foreground"))
+            return TokenMaps(*(None if sums is None else sums / part.layers for sums in (part.tokens, part.foreground)))
+        return TokenMaps(self._over_windows(parts, "tokens"), self._over_windows(parts, "foreground"))
 
     def _over_windows(self, parts: dict[tuple[int, ...], _Part], name: str) -> Tensor | None:
         first = getattr(next(iter(parts.values())), name)
@@ -152,7 +147,7 @@ class Capture:
         return total / windows
 
     def _layer_maps(
-        self, seen: Observation, rows: slice, wanted: Wanted, grid: tuple[int, int]
+        self, seen: Observation, rows: slice, wanted: Wanted, grid: tuple[int, ...]
     ) -> tuple[Tensor | None, Tensor | None]:
         cross = fold_repeats(seen.cross_attention.select(rows).probabilities(), wanted.length)  # [B, P, N]
         starts = slice(0, None, CLIP_CHUNK) if wanted.length % CLIP_CHUNK == 0 else slice(0, 1)
@@ -174,24 +169,9 @@ class Capture:
         self._unreadable |= layers
 
 
-def wanted_conds(guider: CFGGuider, foreground: bool) -> dict[Any, Wanted]:
-    """Token maps for every cond but the negative, the foreground for every cond but the positive.
-
-    Guiders with more prompts than these two decide at each step which of them they compare, so both are gathered.
-    """
-    wanted = {}
-    for name, conds in guider.conds.items():
-        for cond in conds:
-            length = text_length(cond)
-            item = Wanted(name != "negative", foreground and name != "positive", length or 0)
-            if length is not None and (item.tokens or item.foreground):
-                wanted[cond["uuid"]] = item
-    return wanted
-
-
-def _images(x: Tensor, transformer_options: dict[str, Any], batch: int) -> tuple[int, ...]:
+def _images(call: Call, transformer_options: dict[str, Any], batch: int) -> tuple[int, ...]:
     """The images of the batch that are in each chunk of this call: all of them, or those of a context window."""
-    per_chunk = x.shape[0] // len(transformer_options["uuids"])
+    per_chunk = call.rows // len(transformer_options["uuids"])
     window = transformer_options.get("context_window")
     if window is not None and window.dim == 0:
         anchor = getattr(window, "causal_anchor_index", None)  # an image that the host puts before the window's

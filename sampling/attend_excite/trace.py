@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .regions import IF_CACHED, RunRecord
+from ..record import IF_CACHED, RunRecord
 
 
 class TraceStep(NamedTuple):
@@ -29,7 +29,7 @@ class Trace(NamedTuple):
     steps: tuple[TraceStep, ...]
     total: int  # sampler steps
     targets: tuple[tuple[int, float], ...]  # (step from 0, attention that refinement aims at)
-    mark: Tensor  # of the latent that the run returned
+    fingerprint: Tensor  # of the latent that the run returned
 
     def summary(self) -> str:
         """One line: the attention to each word, first and last, and what was done for it."""

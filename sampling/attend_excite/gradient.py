@@ -16,12 +16,12 @@ from comfy.samplers import calc_cond_batch
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
-from .attention import fold_repeats
-from .conds import Placed, text_length
-from .families import Layer
-from .frozen import differentiable
-from .observe import OVERRIDE, Observation, visible_layers, watch
-from .run import EXTRA_PASS, PREFIX
+from ...attention_hooks.families import Layer
+from ...attention_hooks.observe import OVERRIDE, Observation, visible_layers, watch
+from ...attention_hooks.probabilities import fold_repeats
+from ..conds import ActiveCond, text_length
+from ..run import EXTRA_PASS, PREFIX
+from .frozen_layers import differentiable
 
 log = logging.getLogger(__name__)
 FP16_LOSS_SCALE = 2.0**12
@@ -66,16 +66,16 @@ class AttentionGradient:
         self._in_ram = False  # once the device's memory was too short, activations wait in RAM
 
     def __call__(
-        self, model: BaseModel, placed: list[Placed], x: Tensor, sigma: Tensor, model_options: dict[str, Any],
+        self, model: BaseModel, active: list[ActiveCond], x: Tensor, sigma: Tensor, model_options: dict[str, Any],
         loss: Callable[[Maps], Tensor],
     ) -> Tensor:
         """The gradient of loss(maps), a sum over images, by x [B, C, H, W]. sigma: [B].
 
-        `placed` are the conds to look at; the host evaluates them as in sampling, with their areas, hooks and controls.
+        `active` are the conds to look at; the host evaluates them as in sampling, with their areas, hooks and controls.
         """
         comfy.model_management.throw_exception_if_processing_interrupted()
         try:
-            return self._evaluate(model, placed, x, sigma, model_options, loss)
+            return self._evaluate(model, active, x, sigma, model_options, loss)
         except Exception as error:
             comfy.model_management.raise_non_oom(error)
             if self._in_ram:
@@ -83,14 +83,14 @@ class AttentionGradient:
             log.warning("%s: memory is short, so activations wait in RAM. This is slower.", self._node)
         comfy.model_management.soft_empty_cache()
         self._in_ram = True
-        return self._evaluate(model, placed, x, sigma, model_options, loss)
+        return self._evaluate(model, active, x, sigma, model_options, loss)
 
     def _evaluate(
-        self, model: BaseModel, placed: list[Placed], x: Tensor, sigma: Tensor, model_options: dict[str, Any],
+        self, model: BaseModel, active: list[ActiveCond], x: Tensor, sigma: Tensor, model_options: dict[str, Any],
         loss: Callable[[Maps], Tensor],
     ) -> Tensor:
         calls: list[_Call] = []
-        lengths = {item.cond["uuid"]: text_length(item.cond) for item in placed}
+        lengths = {item.uuid: text_length(item.cond) for item in active}
 
         def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
             saved = torch.autograd.graph.save_on_cpu() if self._in_ram else nullcontext()
@@ -113,19 +113,18 @@ class AttentionGradient:
         wrappers = transformer_options.setdefault("wrappers", {}).setdefault(WrappersMP.APPLY_MODEL, {})
         wrappers.pop(COMPILE_KEY, None)  # what is compiled has no place to stop
         wrappers[f"{PREFIX}.gradient"] = [apply_model]  # the last is called last, next to the model
-        calc_cond_batch(model, [[item.cond for item in placed]], x, sigma, options)
+        calc_cond_batch(model, [[item.cond for item in active]], x, sigma, options)
 
         with torch.inference_mode(False), torch.enable_grad():
             maps = {uuid: attention for call in calls for uuid, attention in call.maps().items()}
-            self._check(maps, placed)
+            self._check(maps, active)
             value = loss(maps)
             gradients = _gradients(value, [call.x for call in calls], model.get_dtype_inference())
-        areas = {item.cond["uuid"]: item.area for item in placed}
+        views = {item.uuid: item.view for item in active}
         total = torch.zeros_like(x)
         for call, gradient in zip(calls, gradients, strict=True):
             for uuid, part in zip(call.uuids, gradient.chunk(len(call.uuids)), strict=True):
-                top, left, h, w = areas[uuid]
-                total[..., top : top + h, left : left + w] += part
+                total[(..., *views[uuid])] += part
         return total
 
     def _watch(self, options: dict[str, Any], call: _Call, lengths: dict[Any, int]) -> dict[str, Any]:
@@ -140,13 +139,13 @@ class AttentionGradient:
 
         return watch({**options, OVERRIDE: _attention_with_gradient}, layers, observer)
 
-    def _check(self, maps: Maps, placed: list[Placed]) -> None:
-        if any(item.cond["uuid"] not in maps for item in placed):
+    def _check(self, maps: Maps, active: list[ActiveCond]) -> None:
+        if any(item.uuid not in maps for item in active):
             raise ValueError(
                 f"{self._node}: another node replaces every attention layer that this node reads, or spares the call "
                 "of the model. Remove that node, limit it to fewer blocks, or choose another map_scale."
             )
-        if len({item.cond.get("hooks") for item in placed}) > 1:
+        if len({item.cond.get("hooks") for item in active}) > 1:
             raise ValueError(
                 f"{self._node}: the prompts with these words have different hooks (LoRA by prompt, for instance). Give "
                 "them the same hooks, or name words of prompts that share them."

@@ -10,18 +10,20 @@ import torch.nn.functional as F
 from comfy.samplers import KSAMPLER, CFGGuider, calc_cond_batch
 from torch import Tensor
 
-from ..guidance.scfg import Completion
-from .capture import Capture, Wanted
-from .conds import Placed, placed_conds, text_length
-from .families import layers_at, model_layers
-from .run import add_run
-from .words import CONDITIONING_KEY, check_phrases, phrase_columns
+from ..attention_hooks.families import layers_at, model_layers
+from ..attention_hooks.observe import Call
+from ..attention_hooks.token_maps import Capture, Wanted
+from ..guidance.attention_maps import Completion
+from ..words.phrases import check_phrases, phrase_columns
+from ..words.prompt import CONDITIONING_KEY
+from .conds import ActiveCond, active_conds, text_length
+from .run import Evaluation, Run, add_run, without_runs
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 NODE = "Word Mask"
-MAP_SCALE = 2  # found words best in the measurement of tests/sticker_world/word_masks.py
+DOWNSAMPLE = 2  # found words best in the measurement of tests/sticker_world/word_masks.py
 
 
 class WordMap(NamedTuple):
@@ -44,42 +46,41 @@ def _one_call(model, x, sigmas, extra_args, callback, disable):
     return model(x, sigmas[0].expand(x.shape[0]), **extra_args)
 
 
-class _WordRun:
+class _WordRun(Run):
     """The one call: gathers the token maps of the prompts that have one of the phrases."""
 
     def __init__(self, capture: Capture, phrases: list[str]):
         self.capture = capture
         self.phrases = phrases
-        self.placed: list[Placed] = []
+        self.active: list[ActiveCond] = []
 
-    def begin_evaluation(self, guider: CFGGuider, x: Tensor, sigma: float) -> None:
-        self.placed = placed_conds(guider.conds["positive"], x, x.new_tensor([sigma]))
+    def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
+        self.active = active_conds(guider.conds["positive"], evaluation.x, evaluation.sigma)
         wanted = {
-            item.cond["uuid"]: Wanted(tokens=True, foreground=False, length=text_length(item.cond))
-            for item in self.placed
+            item.uuid: Wanted(tokens=True, foreground=False, length=text_length(item.cond))
+            for item in self.active
             if any(_columns(item.cond, phrase) for phrase in self.phrases)
         }
-        self.capture.begin(wanted, x.shape[0])
+        self.capture.begin(wanted, evaluation.x.shape[0])
 
-    def watch_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> dict[str, Any]:
-        return self.capture.watch_forward(x, transformer_options)
+    def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
+        return self.capture.watch_forward(call, transformer_options)
 
-    def end_forward(self, x: Tensor, transformer_options: dict[str, Any]) -> None:
-        self.capture.end_forward(x, transformer_options)
+    def end_forward(self, call: Call, transformer_options: dict[str, Any]) -> None:
+        self.capture.end_forward(call, transformer_options)
 
     def finish(self, samples: Tensor) -> None:
         self.maps = [self._word_map(phrase) for phrase in self.phrases]
 
     def _word_map(self, phrase: str) -> WordMap:
         attention, share = [], []
-        for item in self.placed:
+        for item in self.active:
             columns = _columns(item.cond, phrase)
             if columns and item.share.any():
-                tokens = self.capture.maps(item).tokens[:, list(columns)].mean(dim=1, keepdim=True)
-                top, left, h, w = item.area
-                placed = torch.zeros_like(item.share)
-                placed[..., top : top + h, left : left + w] = F.interpolate(tokens, (h, w), mode="bilinear")
-                attention.append(item.share * placed)
+                tokens = self.capture.maps(item.uuid, item.size).tokens[:, list(columns)].mean(dim=1, keepdim=True)
+                whole = torch.zeros_like(item.share)
+                whole[(..., *item.view)] = F.interpolate(tokens, item.size, mode="bilinear")
+                attention.append(item.share * whole)
                 share.append(item.share)
         if not share:
             raise ValueError(
@@ -92,7 +93,7 @@ class _WordRun:
 
 def word_maps(
     model: ModelPatcher, conditioning: list, latent: dict[str, Any], phrases: list[str], noise_level: float,
-    completion: Completion, map_scale: int = MAP_SCALE, seed: int = 0,
+    completion: Completion, downsample: int = DOWNSAMPLE, seed: int = 0,
 ) -> list[WordMap]:
     """Call the model once on the latent with noise, and return the map of each phrase.
 
@@ -101,11 +102,11 @@ def word_maps(
     Raises ValueError for a phrase that no prompt contains, and for a model whose attention cannot be read.
     """
     layers = model_layers(model, NODE)
-    scale, chosen = layers_at(layers, map_scale)
+    downsample, chosen = layers_at(layers, downsample)
     check_phrases(conditioning, phrases, NODE)
 
-    model = model.clone()
-    run = _WordRun(Capture(NODE, chosen, scale, completion), phrases)
+    model = without_runs(model)
+    run = _WordRun(Capture(NODE, chosen, downsample, completion), phrases)
     add_run(model, lambda guider, sigmas: run)
     guider = _OneCall(model)
     guider.inner_set_conds({"positive": conditioning})

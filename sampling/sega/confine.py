@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..guidance.scfg import enlarge, to_grid
-from ..guidance.sega import strongest
-from .attention import fold_repeats
-from .capture import Capture
+from ...attention_hooks.families import Layer, layers_at, model_layers
+from ...attention_hooks.observe import Observation
+from ...attention_hooks.probabilities import fold_repeats
+from ...attention_hooks.token_maps import Capture
+from ...guidance.attention_maps import enlarge, to_grid
+from ...guidance.sega import strongest
+from ...words.phrases import check_phrases, phrase_columns
+from ...words.prompt import CONDITIONING_KEY
+from ..conds import active_conds, text_length
 from .concepts import Concept, Cond
-from .conds import placed_conds, text_length
-from .families import Layer, layers_at, model_layers
-from .observe import Observation
-from .word_mask import check_phrases, phrase_columns
-from .words import CONDITIONING_KEY
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -33,7 +33,7 @@ class ConceptWords(Capture):
     """Gathers, for each concept that is confined to words, the attention of its own prompt to them."""
 
     def __init__(self, node: str, layers: list[Layer]):
-        super().__init__(node, layers, layers[0].scale, "none")
+        super().__init__(node, layers, layers[0].downsample, "none")
 
     def begin_concepts(self, prompts: list[tuple[Concept, list[Cond]]], batch: int) -> None:
         """Forget the last evaluation and gather for these concepts' conds, for a batch of `batch` images."""
@@ -49,16 +49,15 @@ class ConceptWords(Capture):
     def mask(self, concept: Concept, conds: list[Cond], x: Tensor, sigma: Tensor) -> Tensor:
         """[B, 1, H, W]: 1 where the concept's attention to its words is strongest."""
         mask = x.new_zeros((x.shape[0], 1, *x.shape[-2:]), dtype=torch.float32)
-        for item in placed_conds(conds, x, sigma):
-            if item.cond["uuid"] in self._wanted:
-                seen = self.maps(item).tokens.to(x.device)
-                top, left, h, w = item.area
-                view = (..., slice(top, top + h), slice(left, left + w))
-                mask[view] += item.share[view] * enlarge(strongest(seen, concept.edit.threshold), (h, w))
+        for item in active_conds(conds, x, sigma):
+            if item.uuid in self._wanted:
+                seen = self.maps(item.uuid, item.size).tokens.to(x.device)
+                view = (..., *item.view)
+                mask[view] += item.share[view] * enlarge(strongest(seen, concept.edit.threshold), item.size)
         return mask
 
     def _layer_maps(
-        self, seen: Observation, rows: slice, wanted: Any, grid: tuple[int, int]
+        self, seen: Observation, rows: slice, wanted: Any, grid: tuple[int, ...]
     ) -> tuple[Tensor, None]:
         cross = fold_repeats(seen.cross_attention.select(rows).probabilities(), wanted.length)  # [B, P, N]
         return to_grid(cross[..., wanted.columns].sum(dim=-1, keepdim=True), seen.grid, grid), None
@@ -75,6 +74,6 @@ def word_layers(model: ModelPatcher, concepts: tuple[Concept, ...], node: str) -
         return []
     for concept in confined:
         check_phrases(concept.conditioning, list(concept.confine_to), node)
-    scale, layers = layers_at(model_layers(model, node), None)
-    layers = [layer for layer in layers if layer.scale == scale]
+    downsample, layers = layers_at(model_layers(model, node), None)
+    layers = [layer for layer in layers if layer.downsample == downsample]
     return [layer for layer in layers if layer.block[0] != "middle"] or layers

@@ -1,0 +1,64 @@
+"""From attention probabilities to smoothed token maps: what S-CFG, Word Mask and LEDITS++ share.
+
+Completion and renormalisation are those of Shen et al., "Rethinking the Spatial Inconsistency in Classifier-Free
+Diffusion Guidance", CVPR 2024.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .smoothing import smooth
+
+EPSILON = 1e-8
+
+Completion = Literal["as released", "power series", "none"]
+COMPLETIONS: tuple[Completion, ...] = ("as released", "power series", "none")
+POWERS = 4
+
+
+class SupportsMatmul(Protocol):
+    """A head-averaged self-attention [B, P, P], or anything that can be multiplied like one."""
+
+    def __matmul__(self, other: Tensor) -> Tensor: ...
+
+
+def complete(self_attention: SupportsMatmul, cross_attention: Tensor, completion: Completion) -> Tensor:
+    """Spread token maps along self-attention, so that a word covers its whole object (paper 4.1.2).
+
+    self_attention: [B, P, P], rows sum to 1. cross_attention: [B, P, N]. Returns [B, P, N].
+    "power series" is the paper's mean of S^r C for r = 1..4. "as released" is what the authors' code computes,
+    (S C + 3 S^2 C) / 4: their loop multiplies by S again instead of raising the power. S^r is never formed.
+    """
+    if completion == "none":
+        return cross_attention
+    once = self_attention @ cross_attention
+    twice = self_attention @ once
+    if completion == "as released":
+        return (once + 3 * twice) / POWERS
+    total, power = once + twice, twice
+    for _ in range(POWERS - 2):
+        power = self_attention @ power
+        total = total + power
+    return total / POWERS
+
+
+def to_grid(attention: Tensor, layer_grid: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
+    """Token maps [B, P, N] of a layer of h x w = P positions, as smoothed fp32 pictures [B, N, *grid]."""
+    maps = attention.float().transpose(1, 2).unflatten(2, layer_grid)  # [B, N, h, w]
+    if layer_grid != grid:
+        maps = F.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
+    return smooth(maps)
+
+
+def normalise(maps: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """Divide each map [..., h, w] by its spatial mean (the paper's renormalised cross-attention)."""
+    return maps / (maps.mean(dim=(-2, -1), keepdim=True) + epsilon)
+
+
+def enlarge(mask: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Nearest-neighbour resize of a mask [B, N, h, w] to a latent's size, as fp32."""
+    return F.interpolate(mask.float(), size=size, mode="nearest")

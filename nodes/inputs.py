@@ -1,0 +1,8 @@
+"""What the widgets of several nodes share."""
+
+MAP_SCALES = {"auto": None, "1/2": 2, "1/4": 4, "1/8": 8}
+
+COMPLETION_TOOLTIP = (
+    "How token maps are spread over whole objects with the help of self-attention. 'as released' is what the authors' "
+    "code computes, 'power series' what the paper writes, 'none' leaves the maps as they are."
+)

@@ -1,0 +1,12 @@
+"""What rides on a sampling run. The life of one run, and the order in which the host calls us:
+
+OUTER_SAMPLE      make_run(guider, sigmas) -> Run, kept in the guider's transformer_options until the run ends
+SAMPLER_SAMPLE      the conds are processed, noise and latent are on the device; the sampler's loop begins
+PREDICT_NOISE         per evaluation: run.begin_evaluation(guider, Evaluation); a sampler's step may hold several
+CALC_COND_BATCH         all prompts of the evaluation, in as many model calls as the host finds room for
+APPLY_MODEL               per model call: run.watch_forward(call) -> options, the host's forward, run.end_forward(call)
+post-CFG function       denoised -> guided, with what the calls have shown
+OUTER_SAMPLE      run.finish(samples) where all went well; then the Run is dropped, also on error and interrupt
+
+run.py holds this life, conds.py where each prompt acts, record.py what stays after a run. Each folder is one method.
+"""
