@@ -8,11 +8,10 @@ import io
 import workflow_files
 from comfy_client import ComfyClient, Graph
 from comfy_server import comfy_server
+from demo import demo_graph
 from paths import ROOT
 from PIL import Image
 from sheet import scale, trimmed
-
-from demo import demo_graph
 
 FOLDER = ROOT / "web" / "docs" / "images"
 HEIGHT, GAP = 256, 16

@@ -11,7 +11,12 @@ from pathspec import GitIgnoreSpec
 
 def shipped() -> list[Path]:
     """Relative to the root, sorted."""
-    lines = [line for name in (".gitignore", ".comfyignore") for line in (ROOT / name).read_text().splitlines()]
+    return not_ignored(".gitignore", ".comfyignore")
+
+
+def not_ignored(*lists: str) -> list[Path]:
+    """The files that none of these lists names, relative to the root, sorted."""
+    lines = [line for name in lists for line in (ROOT / name).read_text().splitlines()]
     ignored = GitIgnoreSpec.from_lines([".git", *lines])
     found = []
     for folder, folders, files in os.walk(ROOT):

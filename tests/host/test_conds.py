@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import comfy.samplers
 import comfy_extras.nodes_hooks as hook_nodes
+import nodes as host_nodes
 import pytest
 import torch
 from host import tiny
 from host.scfg_runs import SIZE, expected_rates, probed, relative, run, with_regions, with_scfg
 
-import nodes as host_nodes
 from semantic_guidance.sampling.conds import active_conds
 
 LEFT, RIGHT = torch.zeros(1, *SIZE), torch.ones(1, *SIZE)

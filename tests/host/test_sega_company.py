@@ -6,6 +6,7 @@ import comfy.context_windows
 import comfy.controlnet
 import comfy.hooks
 import comfy.samplers
+import nodes as host_nodes
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,6 @@ from host import tiny, tiny_clip
 from host.scfg_runs import relative, with_scfg
 from host.sega_runs import SIZE, concept, concepts, run, with_sega
 
-import nodes as host_nodes
 from semantic_guidance.nodes.prompt import SemanticGuidancePrompt
 
 NEGATIVE = 1  # the prompt that edits are measured against, see scfg_runs.run

@@ -8,12 +8,12 @@ import comfy.controlnet
 import comfy.hooks
 import comfy.patcher_extension
 import folder_paths
+import nodes as host_nodes
 import pytest
 import torch
 import torch.nn.functional as F
 from host import scfg_runs, tiny, tiny_clip
 
-import nodes as host_nodes
 from semantic_guidance.attention_hooks.families import layers_at, model_layers
 from semantic_guidance.guidance.smoothing import smooth
 from semantic_guidance.nodes.word_mask import SemanticGuidanceWordMask

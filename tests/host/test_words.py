@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import comfy.hooks
+import nodes as host_nodes
 import pytest
 import safetensors.torch
 import torch
 from comfy_extras import nodes_hooks
 from host import tiny_clip
 
-import nodes as host_nodes
 from semantic_guidance.nodes.prompt import SemanticGuidancePrompt
 from semantic_guidance.words.phrases import find_phrase, nearest_phrase, token_labels, word_list
 from semantic_guidance.words.prompt import CONDITIONING_KEY, PromptWords, Word

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from paths import ROOT
-from shipped import shipped
+from shipped import not_ignored, shipped
 
 PACK = "semantic_guidance"  # the folder of a checkout may have a name that is none for a package
 
@@ -20,6 +20,18 @@ def run(*command: str, folder: Path = ROOT) -> None:
 
 def test_ruff():
     run("ruff", "check", ".")
+
+
+def test_no_folder_that_a_command_leaves_changes_what_ruff_finds(tmp_path):
+    """Pictures in ./demo, say, beside the module `demo` of tests/."""
+    checkout = tmp_path / "checkout"
+    sources = [path for path in not_ignored(".gitignore") if path.suffix == ".py"]
+    for path in [*sources, Path("pyproject.toml")]:
+        (checkout / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, checkout / path)
+    for module in (ROOT / "tests").glob("*.py"):
+        (checkout / module.stem).mkdir()
+    run("ruff", "check", "--no-cache", ".", folder=checkout)
 
 
 def test_mypy(tmp_path):

@@ -8,11 +8,11 @@ import comfy.hooks
 import comfy.model_patcher
 import comfy.sample
 import comfy.sd
+import nodes
 import pytest
 import torch
 from latent_preview import Latent2RGBPreviewer
 
-import nodes
 import sticker_world
 from sticker_world.loader import WEIGHTS, load_sticker_world
 from sticker_world.model import new_text_model
