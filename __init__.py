@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from comfyui_version import __version__
 
 OLDEST = (0, 18, 2)
 
-if tuple(map(int, __version__.split(".")[:3])) < OLDEST:
+if tuple(map(int, re.findall(r"\d+", __version__)[:3])) < OLDEST:
     needed = ".".join(map(str, OLDEST))
     raise ImportError(f"Semantic Guidance needs ComfyUI {needed} or newer; this is {__version__}. Update ComfyUI.")
 

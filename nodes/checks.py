@@ -76,7 +76,7 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
     @wraps(execute)
     def checking(cls, *args, **kwargs):
         given = signature.bind(cls, *args, **kwargs).arguments
-        schema = cls.define_schema()
+        schema = cls.SCHEMA or cls.GET_SCHEMA()  # the host builds it at start
         for item in schema.inputs:
             found = complaint(item, given[item.id]) if item.id in given else None
             if found:

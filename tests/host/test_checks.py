@@ -51,3 +51,12 @@ def test_what_is_optional_may_be_none():
 def test_half_a_character_is_no_text():
     with pytest.raises(ValueError, match="Prompt with Words: text holds half a character"):
         SemanticGuidancePrompt.execute(None, "a cat \ud800")
+
+
+def test_a_second_execute_builds_no_schema(sd15, monkeypatch):
+    """As the host runs a node: on a locked clone of its class."""
+    SemanticGuidanceSCFG.GET_SCHEMA()  # as at the host's start
+    monkeypatch.setattr(SemanticGuidanceSCFG, "define_schema", lambda: pytest.fail("the schema was built again"))
+    for _ in range(2):
+        clone = SemanticGuidanceSCFG.PREPARE_CLASS_CLONE(None)
+        assert clone.EXECUTE_NORMALIZED(sd15, **DEFAULTS).result

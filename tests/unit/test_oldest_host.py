@@ -21,14 +21,14 @@ def load_pack(monkeypatch, version: str) -> None:
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-@pytest.mark.parametrize("version", ["0.16.3", "0.3.64", "0.18.1"])
+@pytest.mark.parametrize("version", ["0.16.3", "0.3.64", "0.18.1", "0.18.1rc2", "0.17"])
 def test_an_old_host_is_told_what_is_needed(monkeypatch, version):
     expected = f"Semantic Guidance needs ComfyUI 0.18.2 or newer; this is {version}. Update ComfyUI."
     with pytest.raises(ImportError, match=expected):
         load_pack(monkeypatch, version)
 
 
-@pytest.mark.parametrize("version", ["0.18.2", "0.30.0", "1.0.0"])
+@pytest.mark.parametrize("version", ["0.18.2", "0.30.0", "1.0.0", "0.31.0rc1", "v0.31.0", "0.31", "0.30.0+local.2"])
 def test_the_others_go_on_to_the_hosts_interface(monkeypatch, version):
     with pytest.raises(ImportError, match="comfy_api"):
         load_pack(monkeypatch, version)

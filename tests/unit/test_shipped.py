@@ -48,3 +48,11 @@ def test_the_oldest_host_is_said_alike_everywhere():
     assert f'OLDEST = "{oldest}"' in (ROOT / "dev.py").read_text(encoding="utf-8")
     assert f"OLDEST = ({oldest.replace('.', ', ')})" in (ROOT / "__init__.py").read_text(encoding="utf-8")
     assert f"ComfyUI {oldest} or newer" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_accelerator_is_named():
+    """The front end's manager compares its "CUDA" with "GPU :: NVIDIA CUDA" and lists the pack as conflicting.
+
+    Without a list it takes the pack for one that runs on all of them.
+    """
+    assert "Environment ::" not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
