@@ -103,6 +103,10 @@ class Capture:
             images = _images(call, transformer_options, self._batch)
             self._closed |= {(uuid, images) for uuid in seen}
 
+    def called(self, uuid: Any) -> bool:
+        """Whether the model was called with this cond, in this evaluation or, where it was spared, in the last."""
+        return uuid in self._last or any(uuid == seen for seen, _ in self._closed)
+
     def maps(self, uuid: Any, size: tuple[int, ...]) -> TokenMaps:
         """What was gathered in this evaluation for the cond with this uuid, which acts on a part of this size.
 
@@ -132,19 +136,17 @@ class Capture:
         first = getattr(next(iter(parts.values())), name)
         if first is None:
             return None
-        total = first.new_zeros((self._batch, *first.shape[1:]))
-        windows = first.new_zeros((self._batch, 1, 1, 1))
+        seen: list[list[Tensor]] = [[] for _ in range(self._batch)]
         for images, part in parts.items():
-            rows = torch.tensor(images, device=first.device)
             maps = getattr(part, name).to(first.device) / part.layers
-            total.index_add_(0, rows, maps)
-            windows.index_add_(0, rows, torch.ones_like(maps[:, :1, :1, :1]))
-        if (windows == 0).any():
+            for image, own in zip(images, maps, strict=True):
+                seen[image].append(own)
+        if not all(seen):
             raise ValueError(
                 f"{self._node}: a prompt was used for some images of the batch only, because context windows split the "
                 "prompts. Turn split_conds_to_windows off."
             )
-        return total / windows
+        return torch.stack([sum(maps) / len(maps) for maps in seen])
 
     def _layer_maps(
         self, seen: Observation, rows: slice, wanted: Wanted, grid: tuple[int, ...]

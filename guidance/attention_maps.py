@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -47,18 +48,30 @@ def complete(self_attention: SupportsMatmul, cross_attention: Tensor, completion
 
 
 def to_grid(attention: Tensor, layer_grid: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
-    """Token maps [B, P, N] of a layer of h x w = P positions, as smoothed fp32 pictures [B, N, *grid]."""
-    maps = attention.float().transpose(1, 2).unflatten(2, layer_grid)  # [B, N, h, w]
+    """Token maps [B, P, N] of a layer of h x w = P positions, as smoothed fp32 pictures [B, N, *grid].
+
+    Grids are (h, w), or (t, h, w) for video, of which only h and w may differ: each frame is a picture of its own.
+    """
+    maps = attention.float().transpose(1, 2).unflatten(2, layer_grid)  # [B, N, *layer_grid]
     if layer_grid != grid:
-        maps = F.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
+        maps = resize(maps, grid[-2:])
     return smooth(maps)
 
 
+def resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Bilinear resize of the last two axes of maps [B, N, h, w] or [B, N, t, h, w]."""
+    frames = F.interpolate(maps.flatten(1, -3), size=size, mode="bilinear", align_corners=False)
+    return frames.unflatten(1, maps.shape[1:-2])
+
+
 def normalise(maps: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """Divide each map [..., h, w] by its spatial mean (the paper's renormalised cross-attention)."""
-    return maps / (maps.mean(dim=(-2, -1), keepdim=True) + epsilon)
+    """Divide each map [B, N, *grid] by its mean, of all frames together (the paper's renormalised cross-attention)."""
+    return maps / (maps.mean(dim=tuple(range(2, maps.ndim)), keepdim=True) + epsilon)
 
 
-def enlarge(mask: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Nearest-neighbour resize of a mask [B, N, h, w] to a latent's size, as fp32."""
-    return F.interpolate(mask.float(), size=size, mode="nearest")
+def enlarge(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Nearest-neighbour resize of maps [B, N, *grid] to a latent's size, of any dtype."""
+    for axis, length in enumerate(size, start=2):
+        nearest = torch.arange(length, device=maps.device) * maps.shape[axis] // length
+        maps = maps.index_select(axis, nearest)
+    return maps

@@ -3,9 +3,14 @@
 Shen et al., "Rethinking the Spatial Inconsistency in Classifier-Free Diffusion Guidance", CVPR 2024.
 At each step the attention of the denoiser itself divides the latent into regions, one per text token; the scale of
 each region is then set so that cond - uncond has the same mean norm in it as in the foreground.
+
+Latents are [B, C, *size]: [B, C, H, W], or [B, C, T, H, W] for video, in which a region is a tube through all frames.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,49 +18,74 @@ from torch import Tensor
 from .attention_maps import EPSILON, normalise
 from .smoothing import smooth
 
+COMPARED = 2**22  # pairs of a position and a region that are looked at together: 20 MB
+
+
+class Partition(NamedTuple):
+    """The regions into which one prompt divides the latent."""
+
+    owner: Tensor  # [B, 1, *size] int64, the region of each position
+    share: Tensor  # [B, 1, *size], the prompt's part of the result; those of all prompts sum to 1
+    regions: int
+
 
 def foreground_pair(start: Tensor, rest: Tensor) -> Tensor:
-    """Evidence for background and foreground, [B, 2, h, w], from the maps of the start token and of all others.
+    """Evidence for background and foreground, [B, 2, *grid], from the maps of the start token and of all others.
 
-    start, rest: [B, 1, h, w]; smoothed but not normalised.
+    start, rest: [B, 1, *grid]; smoothed but not normalised.
     """
     return normalise(torch.cat([start, rest], dim=1), epsilon=0.0)
 
 
 def assign_tokens(token_maps: Tensor) -> Tensor:
-    """The regions: each position belongs to its strongest token. [B, N, h, w] -> bool, same shape; ties share."""
-    return token_maps == token_maps.amax(dim=1, keepdim=True)
+    """The regions: each position belongs to its strongest token. [B, N, *grid] -> int64 [B, 1, *grid].
+
+    Of tokens that are exactly equal the first one owns the position; in the authors' code all of them do, and their
+    rates are added.
+    """
+    return token_maps.argmax(dim=1, keepdim=True)
 
 
 def foreground(pair: Tensor) -> Tensor:
-    """Where the text of the (negative) prompt outweighs its start token. [B, 2, h, w] -> bool [B, 1, h, w]."""
+    """Where the text of the (negative) prompt outweighs its start token. [B, 2, *grid] -> bool [B, 1, *grid]."""
     return pair[:, 1:] > pair[:, :1]
 
 
-def _mean_over(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum(dim=(-2, -1)) / (weights.sum(dim=(-2, -1)) + EPSILON)
+def _sum_by_region(values: Tensor, owner: Tensor, regions: int) -> Tensor:
+    """[B, P], [B, P] -> [B, regions]. Not scatter_add: on a GPU it adds in another order each time."""
+    numbers = torch.arange(regions, device=owner.device)[:, None]  # [regions, 1]
+    blocks = numbers.split(max(1, COMPARED // owner.numel()))
+    return torch.cat([((owner[:, None] == block) * values[:, None]).sum(dim=-1) for block in blocks], dim=1)
 
 
-def region_rates(difference: Tensor, regions: Tensor, reference: Tensor) -> Tensor:
-    """How much stronger or weaker each region must be guided to match the reference region. [B, N].
+def region_rates(difference: Tensor, partition: Partition, reference: Tensor) -> Tensor:
+    """How much stronger or weaker each region must be guided to match the reference region. [B, regions].
 
-    difference: [B, C, H, W], cond - uncond in any space (only ratios count). regions: [B, N, H, W] weights in 0..1.
-    reference: [B, 1, H, W], the foreground, or ones for the whole image. An empty region has rate 0.
+    difference: [B, C, *size], cond - uncond in any space (only ratios count). reference: [B, 1, *size] in 0..1, the
+    foreground, or ones for the whole image. An empty region has rate 0.
     """
-    norm = difference.float().norm(dim=1, keepdim=True)  # [B, 1, H, W]
-    level = _mean_over(norm, reference)  # [B, 1]
-    rates = level / (_mean_over(norm, regions) + EPSILON)
-    return torch.where(regions.sum(dim=(-2, -1)) > 0, rates, torch.zeros_like(rates))
+    norm = difference.float().norm(dim=1).flatten(1)  # [B, P]
+    owner, share, reference = partition.owner.flatten(1), partition.share.flatten(1), reference.flatten(1)
+    level = (norm * reference).sum(dim=1, keepdim=True) / (reference.sum(dim=1, keepdim=True) + EPSILON)
+    size = _sum_by_region(share, owner, partition.regions)
+    mean = _sum_by_region(norm * share, owner, partition.regions) / (size + EPSILON)
+    return torch.where(size > 0, level / (mean + EPSILON), 0)
 
 
 def rate_map(
-    rates: Tensor, regions: Tensor, scale: float, rate_min: float = 0.8, rate_max: float = 3.0, scale_cap: float = 15.0
+    rates: Sequence[Tensor], partitions: Sequence[Partition], scale: float, rate_min: float = 0.8,
+    rate_max: float = 3.0, scale_cap: float = 15.0,
 ) -> Tensor:
-    """The rate at each position of the latent, limited and smoothed. [B, N], [B, N, H, W] -> [B, 1, H, W].
+    """The rate at each position of the latent, limited and smoothed within each frame. [B, 1, *size].
 
-    scale is the CFG scale; scale_cap bounds scale * rate (0 = no bound) and wins over rate_min.
+    rates: [B, regions] of each prompt's partition. scale is the CFG scale; scale_cap bounds scale * rate (0 = no
+    bound) and wins over rate_min.
     """
-    rate = torch.einsum("bn,bnhw->bhw", rates, regions).unsqueeze(1).clamp(rate_min, rate_max)
+    rate = sum(
+        partition.share * values.gather(1, partition.owner.flatten(1)).view_as(partition.owner)
+        for values, partition in zip(rates, partitions, strict=True)
+    )
+    rate = rate.clamp(rate_min, rate_max)
     if scale_cap > 0 and scale > 0:
         rate = rate.clamp(max=scale_cap / scale)
     return smooth(rate)
@@ -64,7 +94,7 @@ def rate_map(
 def guide(denoised: Tensor, cond: Tensor, uncond: Tensor, rate: Tensor, scale: float) -> Tensor:
     """Turn plain CFG into S-CFG: add scale * (rate - 1) * (cond - uncond) to what CFG gave.
 
-    All [B, C, H, W] but rate, [B, 1, H, W]. With denoised = uncond + scale * (cond - uncond) the result is the
+    All [B, C, *size] but rate, [B, 1, *size]. With denoised = uncond + scale * (cond - uncond) the result is the
     paper's uncond + scale * rate * (cond - uncond); written as a sum it composes with other guidance.
     """
     return denoised + scale * (rate.to(denoised.dtype) - 1) * (cond - uncond)

@@ -54,7 +54,11 @@ def text_length(cond: dict[str, Any]) -> int | None:
 
 
 def active_conds(conds: list[dict[str, Any]], x: Tensor, sigma: Tensor) -> list[ActiveCond]:
-    """The conds of one prompt list that act on x [B, C, *size] at this sigma, weighted as the host weights them."""
+    """The conds of one prompt list that act on x [B, C, *size] at this sigma, weighted as the host weights them.
+
+    A sigma on the CPU spares a GPU from waiting for each timestep range. Default conds are among them also where the
+    others leave nothing for them, so that the host does not call the model with them; their share is 0 then.
+    """
     size = x.shape[2:]
     active: list[ActiveCond] = []
     defaults: list[ActiveCond] = []
@@ -70,8 +74,7 @@ def active_conds(conds: list[dict[str, Any]], x: Tensor, sigma: Tensor) -> list[
         (defaults if "default" in cond else active).append(item)
     if defaults:  # they fill what the others leave
         rest = (1 - sum((item.share for item in active), torch.zeros_like(defaults[0].share))).relu()
-        if rest.any():
-            active += [item._replace(share=rest) for item in defaults]
+        active += [item._replace(share=rest) for item in defaults]
     total = sum(item.share for item in active)
     return [item._replace(share=item.share / total.clamp_min(1e-8)) for item in active]
 

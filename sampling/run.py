@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 import sys
 import uuid
 from collections.abc import Callable
@@ -38,6 +39,11 @@ class Evaluation:
     @cached_property
     def sigma_value(self) -> float:
         return float(self.sigma.flatten()[0])
+
+    @cached_property
+    def cpu_sigma(self) -> Tensor:
+        """sigma on the CPU, [1]: with it the host compares timestep ranges without waiting for the device again."""
+        return torch.tensor([self.sigma_value], dtype=self.sigma.dtype)
 
     @cached_property
     def step(self) -> int:
@@ -146,15 +152,15 @@ class SigmaRange:
 
     def __init__(self, model: ModelPatcher, start_percent: float, end_percent: float):
         model_sampling = model.get_model_object("model_sampling")
-        self.start = _float32(model_sampling.percent_to_sigma(start_percent))
-        self.end = _float32(model_sampling.percent_to_sigma(end_percent))
+        self.start = _float32(float(model_sampling.percent_to_sigma(start_percent)))
+        self.end = _float32(float(model_sampling.percent_to_sigma(end_percent)))
 
     def __contains__(self, sigma: float) -> bool:
         return self.end <= _float32(sigma) <= self.start
 
 
-def _float32(value: float | Tensor) -> float:
-    return torch.as_tensor(value, dtype=torch.float32).item()
+def _float32(value: float) -> float:
+    return struct.unpack("f", struct.pack("f", value))[0]
 
 
 def step_number(sigma: float, schedule: list[float]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..record import IF_CACHED, RunRecord
@@ -19,13 +20,16 @@ class Region(NamedTuple):
 
 
 class RegionStep(NamedTuple):
-    """One sampler step, on the CPU."""
+    """One sampler step of a latent [B, C, *size]."""
 
     step: int  # from 0
     sigma: float
-    owner: Tensor  # [B, H, W] int16, index into Regions.regions
-    rates: Tensor  # [B, number of regions met so far], before limits
-    rate_map: Tensor  # [B, H, W], the rate that was applied
+    owner: Tensor  # [B, *size] int16, index into the regions
+    rates: Tensor  # [B, regions], before limits; 0 where a region has no place
+    rate_map: Tensor  # [B, *size], the rate that was applied
+
+    def on_cpu(self) -> RegionStep:
+        return self._replace(owner=self.owner.cpu(), rates=self.rates.cpu(), rate_map=self.rate_map.cpu())
 
 
 class Regions(NamedTuple):
@@ -33,9 +37,20 @@ class Regions(NamedTuple):
 
     regions: tuple[Region, ...]
     steps: tuple[RegionStep, ...]
-    cfg_scale: float
     downscale: int  # pixels per latent position, each way
     fingerprint: Tensor  # of the latent that the run returned
+
+
+def met(regions: list[Region], steps: list[RegionStep]) -> tuple[tuple[Region, ...], tuple[RegionStep, ...]]:
+    """The regions that have a place in some step, in the order of first sight, and the steps with only these."""
+    order = list(dict.fromkeys(index for step in steps for index in step.owner.unique().tolist()))
+    place = torch.zeros(len(regions), dtype=torch.int16)
+    place[order] = torch.arange(len(order), dtype=torch.int16)
+    kept = []
+    for step in steps:
+        rates = F.pad(step.rates, (0, len(regions) - step.rates.shape[1]))  # regions may join in later steps
+        kept.append(step._replace(owner=place[step.owner.long()], rates=rates[:, order]))
+    return tuple(regions[index] for index in order), tuple(kept)
 
 
 class ShownWord(NamedTuple):

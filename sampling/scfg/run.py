@@ -15,10 +15,10 @@ from ...guidance import scfg
 from ...guidance.attention_maps import Completion, enlarge
 from ...words.phrases import token_labels
 from ...words.prompt import CONDITIONING_KEY
-from ..conds import active_conds, text_length
+from ..conds import ActiveCond, active_conds, text_length
 from ..record import fingerprint
 from ..run import Evaluation, Run, SigmaRange, add_run, current_run
-from .regions import Region, RegionRecord, Regions, RegionStep
+from .regions import Region, RegionRecord, Regions, RegionStep, met
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -40,11 +40,11 @@ class Settings(NamedTuple):
     end_percent: float = 1.0
 
 
-class _Mask(NamedTuple):
-    """The regions of one evaluation."""
+class _Prompt(NamedTuple):
+    """The regions of one prompt in one evaluation."""
 
-    regions: Tensor  # [B, n, H, W], weights that sum to 1 over n
-    names: list[Region]
+    partition: scfg.Partition
+    first: int  # number of its first region among those of the run
 
 
 class SCFGRun(Run):
@@ -58,9 +58,9 @@ class SCFGRun(Run):
         self.record = record
         self.capture = Capture(NODE, chosen, downsample, settings.completion)
         self.range = SigmaRange(guider.model_patcher, settings.start_percent, settings.end_percent)
-        self.seen: dict[float, RegionStep] = {}  # by sigma; the last evaluation at a sigma counts
-        self.regions: dict[Region, int] = {}
-        self.cfg_scale = 0.0
+        self.seen: dict[float, RegionStep] = {}  # by sigma; the last evaluation at a sigma counts; on the device
+        self.regions: list[Region] = []  # every token column of the prompts met so far
+        self.first: dict[int, int] = {}  # number of a prompt's first region, by the prompt's
         self.downscale = guider.model_patcher.model.latent_format.spacial_downscale_ratio
         self.warned: set[str] = set()
 
@@ -82,8 +82,8 @@ class SCFGRun(Run):
         for seen in sorted(self.seen.values(), key=lambda seen: -seen.sigma):
             first.setdefault(seen.step, seen)
         if first:
-            steps = tuple(first.values())
-            self.record.add(Regions(tuple(self.regions), steps, self.cfg_scale, self.downscale, fingerprint(samples)))
+            regions, steps = met(self.regions, [seen.on_cpu() for seen in first.values()])
+            self.record.add(Regions(regions, steps, self.downscale, fingerprint(samples)))
 
     def warn_once(self, message: str) -> None:
         if message not in self.warned:
@@ -92,61 +92,75 @@ class SCFGRun(Run):
 
     def guide(self, args: dict[str, Any]) -> Tensor:
         """The host's post-CFG function: denoised [B, C, H, W] -> denoised with a scale for every region."""
-        sigma, x, denoised = args["sigma"], args["input"], args["denoised"]
+        x, denoised = args["input"], args["denoised"]
         if not self.acts:
             return denoised
         if not args["uncond"]:
             self.warn_once("the sampler does not use the negative prompt (cfg 1), so there is no guidance to change.")
             return denoised
         cond, uncond, cfg_scale = args["cond_denoised"], args["uncond_denoised"], args["cond_scale"]
-        reference = self._reference(args["uncond"], x, sigma)
-        mask = self._mask(args["cond"], x, sigma)
-        if reference is None or mask is None:
+        reference = self._reference(args["uncond"], x)
+        prompts = self._prompts(args["cond"], x)
+        if reference is None or not prompts:
             self.warn_once("a prompt is switched off by its timestep range; plain CFG is used meanwhile.")
             return denoised
         settings = self.settings
-        rates = scfg.region_rates(cond - uncond, mask.regions, reference)
-        rate = scfg.rate_map(rates, mask.regions, cfg_scale, settings.rate_min, settings.rate_max, settings.scale_cap)
+        partitions = [prompt.partition for prompt in prompts]
+        rates = [scfg.region_rates(cond - uncond, partition, reference) for partition in partitions]
+        rate = scfg.rate_map(rates, partitions, cfg_scale, settings.rate_min, settings.rate_max, settings.scale_cap)
         rate = 1 + settings.strength * (rate - 1)
-        self._record(cfg_scale, mask, rates, rate)
+        self._record(prompts, rates, rate)
         return scfg.guide(denoised, cond, uncond, rate, cfg_scale) if settings.strength else denoised
 
-    def _reference(self, uncond: list[dict], x: Tensor, sigma: Tensor) -> Tensor | None:
-        """[B, 1, H, W]: the foreground as the negative prompts see it, or the whole image."""
-        size = tuple(x.shape[-2:])
-        active = active_conds(uncond, x, sigma)
+    def _active(self, conds: list[dict], x: Tensor) -> list[ActiveCond]:
+        """The conds that the host has evaluated."""
+        active = active_conds(conds, x, self.evaluation.cpu_sigma)
+        return [item for item in active if "default" not in item.cond or self.capture.called(item.uuid)]
+
+    def _reference(self, uncond: list[dict], x: Tensor) -> Tensor | None:
+        """[B, 1, *size]: the foreground as the negative prompts see it, or the whole image."""
+        active = self._active(uncond, x)
         if not active:
             return None
+        shape = (x.shape[0], 1, *x.shape[2:])
         if self.settings.whole_image:
-            return x.new_ones((x.shape[0], 1, *size), dtype=torch.float32)
-        reference = x.new_zeros((x.shape[0], 1, *size), dtype=torch.float32)
+            return x.new_ones(shape, dtype=torch.float32)
+        reference = x.new_zeros(shape, dtype=torch.float32)
         for item in active:
             pair = self.capture.maps(item.uuid, item.size).foreground.to(x.device)
             view = (..., *item.view)
             reference[view] += item.share[view] * enlarge(scfg.foreground(pair), item.size)
         return reference
 
-    def _mask(self, conds: list[dict], x: Tensor, sigma: Tensor) -> _Mask | None:
-        masks, names = [], []
-        for item in active_conds(conds, x, sigma):
+    def _prompts(self, conds: list[dict], x: Tensor) -> list[_Prompt]:
+        prompts = []
+        for item in self._active(conds, x):
             number = next(number for number, cond in enumerate(conds) if cond is item.cond)
-            won = scfg.assign_tokens(self.capture.maps(item.uuid, item.size).tokens).to(x.device)
-            columns = won.any(dim=(0, 2, 3)).nonzero().flatten().tolist()
-            mask = item.share.new_zeros((x.shape[0], len(columns), *x.shape[-2:]))
-            mask[(..., *item.view)] = enlarge(won[:, columns], item.size)
-            masks.append(mask * item.share)
-            labels = token_labels(item.cond.get(CONDITIONING_KEY), text_length(item.cond))
-            names += [Region(number, column, labels[column]) for column in columns]
-        return _Mask(torch.cat(masks, dim=1), names) if masks else None
+            maps = self.capture.maps(item.uuid, item.size).tokens.to(x.device)
+            owner = torch.zeros(item.share.shape, dtype=torch.int64, device=x.device)
+            owner[(..., *item.view)] = enlarge(scfg.assign_tokens(maps), item.size)
+            partition = scfg.Partition(owner, item.share, maps.shape[1])
+            prompts.append(_Prompt(partition, self._first_region(number, item.cond, maps.shape[1])))
+        return prompts
 
-    def _record(self, cfg_scale: float, mask: _Mask, rates: Tensor, rate: Tensor) -> None:
-        rows = [self.regions.setdefault(name, len(self.regions)) for name in mask.names]
-        owner = torch.tensor(rows, dtype=torch.int16)[mask.regions.argmax(dim=1).cpu()]
-        table = torch.zeros((rates.shape[0], len(self.regions)))
-        table[:, rows] = rates.cpu()
-        sigma, step = self.evaluation.sigma_value, self.evaluation.step
-        self.seen[sigma] = RegionStep(step, sigma, owner, table, rate[:, 0].half().cpu())
-        self.cfg_scale = float(cfg_scale)
+    def _first_region(self, number: int, cond: dict[str, Any], columns: int) -> int:
+        """The place of this prompt's regions in the run's list, where they are entered when they are first met."""
+        if number not in self.first:
+            self.first[number] = len(self.regions)
+            labels = token_labels(cond.get(CONDITIONING_KEY), text_length(cond))
+            self.regions += [Region(number, column, labels[column]) for column in range(columns)]
+        return self.first[number]
+
+    def _record(self, prompts: list[_Prompt], rates: list[Tensor], rate: Tensor) -> None:
+        """Keep what this evaluation saw: of each position, the region of the prompt with the largest share."""
+        strongest = torch.cat([prompt.partition.share for prompt in prompts], dim=1).argmax(dim=1, keepdim=True)
+        owners = torch.cat([prompt.partition.owner + prompt.first for prompt in prompts], dim=1)
+        table = rate.new_zeros((rate.shape[0], len(self.regions)))
+        for prompt, values in zip(prompts, rates, strict=True):
+            table[:, prompt.first : prompt.first + prompt.partition.regions] = values
+        owner = owners.gather(1, strongest)[:, 0].to(torch.int16)
+        sigma = self.evaluation.sigma_value
+        self.seen[sigma] = RegionStep(self.evaluation.step, sigma, owner, table, rate[:, 0].half())
 
 
 def wanted_conds(guider: CFGGuider, foreground: bool) -> dict[Any, Wanted]:

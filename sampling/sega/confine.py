@@ -50,7 +50,7 @@ class ConceptWords(Capture):
         """[B, 1, H, W]: 1 where the concept's attention to its words is strongest."""
         mask = x.new_zeros((x.shape[0], 1, *x.shape[-2:]), dtype=torch.float32)
         for item in active_conds(conds, x, sigma):
-            if item.uuid in self._wanted:
+            if item.uuid in self._wanted and self.called(item.uuid):
                 seen = self.maps(item.uuid, item.size).tokens.to(x.device)
                 view = (..., *item.view)
                 mask[view] += item.share[view] * enlarge(strongest(seen, concept.edit.threshold), item.size)

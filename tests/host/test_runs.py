@@ -16,6 +16,7 @@ import torch
 from host import tiny
 from host.scfg_runs import SIZE, probed, relative, run, with_regions, with_scfg
 
+from semantic_guidance.sampling import record as record_module
 from semantic_guidance.sampling import run as runs
 from semantic_guidance.sampling.record import VALUES, fingerprint
 from semantic_guidance.sampling.scfg import run as scfg
@@ -60,6 +61,40 @@ def test_the_time_range_is_respected(sd15):
 
 def test_a_latent_of_more_values_than_float32_can_count_has_a_mark():
     assert fingerprint(torch.ones(()).expand(2**24 + 4)).tolist() == [2**24 + 4] + [1.0] * VALUES
+
+
+def test_every_run_of_a_list_of_seeds_is_found_by_its_latent(sd15):
+    model, record = with_regions(sd15)
+    latents = [run(model, seed=seed, steps=1) for seed in range(5)]
+    found = [record.of(samples) for samples in latents]
+    for samples, regions in zip(latents, found, strict=True):
+        assert torch.equal(regions.fingerprint, fingerprint(samples))
+        assert record.of(samples.half().float()) is regions  # as a pack may save it
+    assert len({id(regions) for regions in found}) == 5
+
+
+def test_an_inpainted_small_box_is_told_from_the_picture_around_it(sd15):
+    """Two runs whose latents differ in 4 of 384 positions."""
+    model, record = with_regions(sd15)
+    first = run(model)
+    box = torch.zeros(1, 1, *SIZE)
+    box[..., 5:7, 9:11] = 1
+    second = run(model, samples=first, noise_mask=box, denoise=0.3)
+    assert 0 < (first != second).any(dim=1).sum() <= 4
+    one, other = record.of(first), record.of(second)
+    assert one is not other
+    assert torch.equal(one.fingerprint, fingerprint(first)) and torch.equal(other.fingerprint, fingerprint(second))
+
+
+def test_old_runs_make_room_by_their_bytes_and_the_newest_stays(monkeypatch, sd15):
+    model, record = with_regions(sd15)
+    latents = [run(model, seed=seed, steps=1) for seed in range(3)]
+    monkeypatch.setattr(record_module, "KEPT_BYTES", 1)
+    latents.append(run(model, seed=3, steps=1))
+    assert record.of(latents[3]).steps
+    for samples in latents[:3]:
+        with pytest.raises(ValueError, match="not one that a sampler with this S-CFG node returned"):
+            record.of(samples)
 
 
 def keys_of(options: dict) -> set:
