@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import struct
 import sys
 import uuid
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
@@ -160,7 +160,7 @@ class SigmaRange:
 
 
 def _float32(value: float) -> float:
-    return struct.unpack("f", struct.pack("f", value))[0]
+    return float(np.float32(value))
 
 
 def step_number(sigma: float, schedule: list[float]) -> int:
