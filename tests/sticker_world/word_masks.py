@@ -1,5 +1,7 @@
 """Word Mask against scenes whose truth is known: `python -m sticker_world.word_masks`. Prints tables in Markdown.
 
+With --write they go into docs/word-mask-accuracy.md, from which the help page of Word Mask takes its figures.
+
 Scenes are drawn, encoded by the VAE, and looked at once by the model with noise added. Per noun of the caption:
 IoU of the hard mask with the pixels of its sticker, IoU of the soft mask (sum of minima over sum of maxima), and
 pointing: whether the mask's peak lies on that sticker. Means over scenes with 95 % bootstrap intervals.
@@ -16,6 +18,7 @@ from itertools import product
 from typing import NamedTuple
 
 import torch
+from figures import line, write
 from torch import Tensor
 
 from semantic_guidance.guidance.attention_maps import COMPLETIONS, Completion
@@ -31,6 +34,7 @@ CHOOSING, REPORTING = 1001, 2002  # seeds of the scenes by which defaults are ch
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 NOISE_LEVELS = (0.1, 0.2, 0.3, 0.5, 0.8)
 MAP_SCALES = (2, 4)
+PAGE = "word-mask-accuracy.md"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -108,12 +112,16 @@ def interval(values: Tensor) -> str:
     return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
-def print_table(head: list[str], rows: Iterable[list]) -> None:
-    print(f"| {' | '.join(head)} |")
-    print("|---" * len(head) + "|")
+def show(head: list[str], rows: Iterable[list], page: str | None) -> None:
+    """Print a table, and write it into a page of docs/."""
+    print(line(head) + "|---" * len(head) + "|")
+    shown = []
     for row in rows:
-        print(f"| {' | '.join(map(str, row))} |", flush=True)
+        print(line(row), end="", flush=True)
+        shown.append(row)
     print()
+    if page:
+        write(page, head, shown)
 
 
 def grid(world: World, count: int) -> Iterator[list]:
@@ -158,14 +166,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=200, help="scenes per group (%(default)s)")
     parser.add_argument("--grid", type=int, default=0, metavar="SCENES", help="first compare all settings on so many")
+    parser.add_argument("--write", action="store_const", const=PAGE, help="into docs/%(const)s")
     args = parser.parse_args()
     world = World()
     if args.grid:
         head = ["map_scale", "completion", "noise level", "threshold"]
         head += [f"{group}, {measured}" for group in GROUPS for measured in ("IoU", "pointing")]
-        print_table(head, grid(world, args.grid))
-    print_table(*report(world, args.scenes))
-    print_table(["contrast", *(f"{q:.0%}" for q in QUANTILES)], contrasts(world, args.scenes))
+        show(head, grid(world, args.grid), args.write)
+    show(*report(world, args.scenes), args.write)
+    show(["contrast", *(f"{q:.0%}" for q in QUANTILES)], contrasts(world, args.scenes), args.write)
 
 
 if __name__ == "__main__":

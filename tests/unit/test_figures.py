@@ -1,0 +1,53 @@
+"""What we say was measured is what the tables of docs/ say. See tests/figures.py."""
+
+from __future__ import annotations
+
+import re
+
+import figures
+import pytest
+import translations
+from paths import ROOT
+
+FIGURE = re.compile(r"\d+(?:\.\d+)? %|\d+ of \d+")
+TABLES = re.sub(r"(\d+)/(\d+)", r"\1 of \2", "".join(
+    line for page in sorted(figures.DOCS.glob("*.md")) for line in page.read_text(encoding="utf-8").splitlines(True)
+    if line.startswith("|")
+))  # fmt: skip
+HELP = [translations.page(node_id, "en") for node_id in translations.texts("en")]
+WORD_MASK = translations.page("SemanticGuidanceWordMask", "en")
+
+
+def paragraphs(text: str) -> list[str]:
+    """Those that speak of Sticker World, with its figures on one line. Tables are what a node can be set to."""
+    found = re.sub(r"(?m)^\|.*\n", "", text).split("\n\n")
+    return [" ".join(paragraph.split()) for paragraph in found if "Sticker World" in paragraph]
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *(page for page in HELP if page != WORD_MASK)],
+                         ids=lambda path: path.stem)
+def test_figures_of_sticker_world_stand_in_a_table(path):
+    for paragraph in paragraphs(path.read_text(encoding="utf-8")):
+        for figure in FIGURE.findall(paragraph):
+            assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", TABLES), figure
+
+
+def test_node_texts_name_figures_that_stand_in_a_table():
+    for node in translations.texts("en").values():
+        said = [node["description"], *(entry["tooltip"] for entry in node["inputs"].values())]
+        for figure in FIGURE.findall(" ".join(text for text in said if "Sticker World" in text)):
+            assert figure in TABLES
+
+
+def test_the_help_of_word_mask_gives_the_figures_of_its_defaults():
+    """In this order; the translations are held against English by test_locales.py."""
+    accuracy = figures.tables("word-mask-accuracy.md")[0]
+    iou = {row.removeprefix("IoU, hard, threshold "): columns for row, columns in accuracy.items() if "hard" in row}
+    best = {column: max(iou, key=lambda row: iou[row][column]) for column in ("singles, noun", "pairs, noun")}
+    assert set(best.values()) == {"0.5"}  # the node's default
+    shown = [iou["0.5"][column] for column in ("singles, noun", "pairs, noun")]
+    pointing = [accuracy["pointing"][column].split()[0] for column in ("singles, noun", "pairs, noun")]
+    shown += [f"{100 * float(share):.1f}" for share in pointing]
+    shown += [iou["0.5"]["pairs, phrase"], "0.5"]
+    (said,) = paragraphs(WORD_MASK.read_text(encoding="utf-8"))
+    assert re.findall(r"\d+\.\d+", said) == re.findall(r"\d+\.\d+", " ".join(shown))
