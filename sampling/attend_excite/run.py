@@ -15,6 +15,7 @@ from ...attention_hooks.families import Layer, layers_at, model_layers
 from ...guidance.attend_excite import Excitation, Step, excite, schedule
 from ...words.phrases import check_phrases
 from ..conds import active_conds
+from ..percent import percent_at
 from ..record import fingerprint
 from ..run import PREFIX, Evaluation, Run, add_run, current_run
 from .frozen_layers import check_differentiable
@@ -143,18 +144,6 @@ def plan_steps(excitation: Excitation, model_sampling: Any, sigmas: Tensor) -> d
     total = max(steps, round(steps / max(last - first, 1e-3)))
     offset = round(first * total)
     return dict(enumerate(schedule(excitation, total)[offset : offset + steps]))
-
-
-def percent_at(model_sampling: Any, sigma: float) -> float:
-    """The share of the noise schedule that is done at this sigma: the inverse of the host's percent_to_sigma."""
-    low, high = 0.0, 1.0
-    for _ in range(24):
-        middle = (low + high) / 2
-        if model_sampling.percent_to_sigma(middle) > sigma:
-            low = middle
-        else:
-            high = middle
-    return high
 
 
 def layers_for(layers: list[Layer], downsample: int | None, latent: tuple[int, int]) -> tuple[int, list[Layer]]:

@@ -21,8 +21,9 @@ from semantic_guidance.attention_hooks.families import model_layers
 from semantic_guidance.guidance.attend_excite import Excitation
 from semantic_guidance.sampling.attend_excite import gradient as attention_gradient
 from semantic_guidance.sampling.attend_excite.frozen_layers import differentiable
-from semantic_guidance.sampling.attend_excite.run import layers_for, percent_at, plan_steps
+from semantic_guidance.sampling.attend_excite.run import layers_for, plan_steps
 from semantic_guidance.sampling.attend_excite.trace import Trace
+from semantic_guidance.sampling.percent import percent_at
 from semantic_guidance.words.prompt import CONDITIONING_KEY, PromptWords, Word
 
 WORDS = PromptWords((Word("a", (1,)), Word("cat", (2,)), Word("red", (4,)), Word("balloon", (5,))), 77)
