@@ -1,4 +1,7 @@
-"""Show the attention of chosen layers to an observer, while the host computes its own, bit for bit."""
+"""Show the attention of chosen layers to an observer, while the host computes its own, bit for bit.
+
+Three observers, for the three ways in which models call attention; what they show has one shape.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .families import Layer
-from .probabilities import Attention
+from .families import Family, Grid, Layer
+from .probabilities import Attention, attention_of
 
 OVERRIDE = "optimized_attention_override"
 
@@ -31,49 +34,70 @@ class Observation(NamedTuple):
     """One transformer block in one forward. Rows of q and k are [chunk i][image b], in the order of the uuids."""
 
     layer: Layer
-    grid: tuple[int, int]  # height and width of the layer's positions
-    self_attention: Attention
-    cross_attention: Attention
+    grid: Grid  # of the layer's positions, frame by frame; 1 frame in pictures
+    self_attention: Attention  # positions to positions, [rows, P, P]
+    cross_attention: Attention  # positions to the call's text tokens, [rows, P, text]
 
 
-def _is_replaced(transformer_options: dict[str, Any], layer: Layer) -> bool:
-    """Whether another node computes this block's attention itself, so that it cannot be seen."""
-    replaced = transformer_options.get("patches_replace", {})
-    return any(
-        key in replaced.get(attention, {})
-        for attention in ("attn1", "attn2")
-        for key in (layer.block, (*layer.block, layer.depth))
-    )
+Observer = Callable[[Observation], None]
+See = Callable[[dict[str, Any], Attention], None]  # the options and the attention of one call
 
 
 def visible_layers(transformer_options: dict[str, Any], layers: Iterable[Layer]) -> list[Layer]:
-    """The layers whose attention is computed by the host."""
-    return [layer for layer in layers if not _is_replaced(transformer_options, layer)]
+    """The layers of a UNet whose attention is computed by the host, not by another node in its place."""
+    replaced = transformer_options.get("patches_replace", {})
+    return [
+        layer for layer in layers
+        if not any(
+            key in replaced.get(attention, {})
+            for attention in ("attn1", "attn2")
+            for key in (layer.block, (*layer.block, layer.depth))
+        )
+    ]
 
 
 def watch(
-    transformer_options: dict[str, Any], layers: Iterable[Layer], observer: Callable[[Observation], None]
+    transformer_options: dict[str, Any], family: Family, call: Call, layers: Iterable[Layer], observer: Observer
 ) -> dict[str, Any]:
-    """A copy of one forward's transformer_options in which `observer` sees each of the visible `layers` once.
+    """A copy of one forward's transformer_options in which `observer` sees each of the `layers` at most once.
 
-    Chained in front of an override that is already there, which still sees every call.
+    A layer is seen if its queries and keys are as many as the latent's positions and the text's tokens make; one that
+    another node replaces, or whose positions it merges, is not. Chained in front of an override that is already
+    there, which still sees every call.
     """
     wanted = {(layer.block, layer.depth): layer for layer in layers}
-    seen_self: dict[Layer, Attention] = {}
+    see = _UNet(call, wanted, observer).see
     previous = transformer_options.get(OVERRIDE)
 
     def override(func, q, k, v, heads, *args, transformer_options, **kwargs):
-        layer = wanted.get((transformer_options.get("block"), transformer_options.get("block_index")))
-        if layer is not None:
-            attention = Attention(q, k, heads)
-            if layer in seen_self:  # a block calls self-attention first, then cross-attention
-                grid = tuple(transformer_options["activations_shape"][-2:])
-                observer(Observation(layer, grid, seen_self.pop(layer), attention))
-            else:
-                seen_self[layer] = attention
+        see(transformer_options, attention_of(q, k, heads, args, kwargs))
         kwargs["transformer_options"] = transformer_options
         if previous is not None:
             return previous(func, q, k, v, heads, *args, **kwargs)
         return func(q, k, v, heads, *args, **kwargs)
 
     return {**transformer_options, OVERRIDE: override}
+
+
+class _UNet:
+    """A block calls self-attention first, then cross-attention. The options say which, and on what grid."""
+
+    def __init__(self, call: Call, wanted: dict[tuple[tuple[str, int], int], Layer], observer: Observer):
+        self.call = call
+        self.wanted = wanted
+        self.observer = observer
+        self.self_attention: dict[Layer, Attention] = {}
+
+    def see(self, options: dict[str, Any], attention: Attention) -> None:
+        layer = self.wanted.get((options.get("block"), options.get("block_index")))
+        if layer is None:
+            return
+        own = self.self_attention.pop(layer, None)
+        if own is None:
+            self.self_attention[layer] = attention
+            return
+        height, width = options["activations_shape"][-2:]
+        latent, text = (self.call.rows, height * width), (self.call.rows, self.call.text)
+        shapes = [(t.shape[0], t.shape[2]) for t in (own.q, own.k, attention.q, attention.k)]
+        if shapes == [latent, latent, latent, text]:
+            self.observer(Observation(layer, (1, height, width), own, attention))

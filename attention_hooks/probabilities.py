@@ -3,55 +3,152 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from comfy.model_management import get_free_memory
 from torch import Tensor
 
-MEMORY_BUDGET = 8 * 2**20  # bytes that a temporary [heads, rows, keys] or a kept [P, P] may take
+BUDGET = {"cpu": 8 * 2**20}  # bytes that a temporary [heads, rows, keys] or a kept [P, P] may take
+GPU_BUDGET = 64 * 2**20  # fewer, larger blocks, so that a step is not a thousand launches
+FREE_SHARE = 1 / 16  # of the memory that is free, which bounds it
+
+
+def memory_budget(device: torch.device) -> int:
+    """Bytes that a temporary or kept tensor may take on this device."""
+    if device.type in BUDGET:
+        return BUDGET[device.type]
+    return min(GPU_BUDGET, int(get_free_memory(device) * FREE_SHARE))
 
 
 class Attention(NamedTuple):
-    """The queries and keys of one call, [B, P, heads * d] and [B, K, heads * d]."""
+    """One attention call, or a block of it: softmax(scale q k^T + mask)."""
 
-    q: Tensor
-    k: Tensor
-    heads: int
+    q: Tensor  # [B, heads, Q, d]
+    k: Tensor  # [B, kv_heads, K, d]; each serves heads / kv_heads consecutive heads
+    mask: Tensor | None = None  # added to the scores; broadcasts to [B, heads, Q, K]
+    scale: float | None = None  # None: 1 / sqrt(d)
+    cells: tuple[int, int] | None = None  # (h, w): the keys lie on such grids, and cells of 2 x 2 count as one
 
     def select(self, rows: slice) -> Attention:
-        return Attention(self.q[rows], self.k[rows], self.heads)
+        """Some rows of the batch."""
+        mask = self.mask if self.mask is None or self.mask.shape[0] == 1 else self.mask[rows]
+        return self._replace(q=self.q[rows], k=self.k[rows], mask=mask)
+
+    def block(self, queries: slice, keys: slice) -> Attention:
+        """Some queries and keys; the softmax is over these keys alone."""
+        mask = self.mask
+        if mask is not None:
+            mask = mask[..., queries, :] if mask.shape[-2] > 1 else mask
+            mask = mask[..., keys] if mask.shape[-1] > 1 else mask
+        return self._replace(q=self.q[:, :, queries], k=self.k[:, :, keys], mask=mask)
+
+    def frames(self, count: int, keys: bool) -> list[Attention]:
+        """A block for each of `count` equal parts of the queries; `keys`: with the same part of the keys alone."""
+        blocks = []
+        for frame in range(count):
+            of_queries, of_keys = (
+                slice(frame * total // count, (frame + 1) * total // count)
+                for total in (self.q.shape[2], self.k.shape[2])
+            )
+            blocks.append(self.block(of_queries, of_keys if keys else slice(None)))
+        return blocks
+
+    def pooled(self, grid: tuple[int, int, int], keys: bool) -> Attention:
+        """As seen from cells of 2 x 2 on each frame of the queries' grid (frames, h, w), with each cell's mean query.
+
+        keys: whether the keys lie on the same grid, and their probabilities are summed by cells, too. At odd sizes the
+        last cells have fewer members. Where queries have masks of their own, the first query's is the cell's.
+        """
+        count = _over_cells(self.q.new_ones((*grid[1:], 1)))
+        total = _over_cells(self.q.unflatten(2, grid))  # [B, heads, frames, h / 2, w / 2, d]
+        mask = self.mask
+        if mask is not None and mask.shape[-2] > 1:
+            mask = mask.unflatten(2, grid)[:, :, :, ::2, ::2].flatten(2, 4)
+        return self._replace(q=(total / count).flatten(2, 4), mask=mask, cells=grid[1:] if keys else None)
 
     def rows(self) -> Iterator[Tensor]:
-        """softmax(q k^T / sqrt(d)) averaged over heads, fp32, as consecutive [B, p, K] blocks of query positions.
+        """The mean of the probabilities over heads, fp32, as consecutive [B, p, K] blocks of query positions.
 
-        Blocks are as large as the memory budget allows.
+        Blocks are as large as the memory budget allows. With cells, K counts these.
         """
-        q = self.q.unflatten(-1, (self.heads, -1)).transpose(1, 2).float()  # [B, heads, P, d]
-        k = self.k.unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1).float()  # [B, heads, d, K]
-        q = q * q.shape[-1] ** -0.5
-        block = max(1, MEMORY_BUDGET // (4 * q.shape[0] * self.heads * k.shape[-1]))
-        for part in q.split(block, dim=2):
-            yield (part @ k).softmax(dim=-1).mean(dim=1)
+        heads, kv_heads = self.q.shape[1], self.k.shape[1]
+        scale = self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
+        k = self.k.float().mT  # [B, kv_heads, d, K]
+        block = max(1, memory_budget(k.device) // (4 * self.q.shape[0] * heads * k.shape[-1]))
+        for start in range(0, self.q.shape[2], block):
+            queries = slice(start, start + block)
+            part = self.q[:, :, queries].float() * scale
+            scores = (part.unflatten(1, (kv_heads, -1)).flatten(2, 3) @ k).view(*part.shape[:3], -1)
+            if self.mask is not None:
+                mask = self.mask[:, :, queries] if self.mask.shape[-2] > 1 else self.mask
+                scores += mask.float().clamp_min(torch.finfo(torch.float32).min)  # rows of -inf alone give no NaN
+            rows = scores.softmax(dim=-1).mean(dim=1)
+            if self.cells is not None:
+                rows = _over_cells(rows.unflatten(-1, (-1, *self.cells)).unsqueeze(-1)).flatten(2)
+            yield rows
 
     def probabilities(self) -> Tensor:
-        """The whole head-averaged map, [B, P, K]."""
+        """The whole head-averaged map, [B, Q, K]."""
         return torch.cat(list(self.rows()), dim=1)
 
 
-class SelfAttention:
-    """A head-averaged self-attention [B, P, P] to multiply with; recomputed block by block where it is too large."""
+def _over_cells(values: Tensor) -> Tensor:
+    """Sums over cells of 2 x 2, in fp32. [..., h, w, d] -> [..., ceil(h / 2), ceil(w / 2), d]."""
+    height, width, depth = values.shape[-3:]
+    total = values.new_zeros((*values.shape[:-3], -(-height // 2), -(-width // 2), depth), dtype=torch.float32)
+    for row in (0, 1):
+        for column in (0, 1):
+            part = values[..., row::2, column::2, :]
+            total[..., : part.shape[-3], : part.shape[-2], :] += part
+    return total
 
-    def __init__(self, attention: Attention):
-        batch, positions, _ = attention.q.shape
-        fits = 4 * batch * positions**2 <= MEMORY_BUDGET
-        self._attention = attention
-        self._kept = attention.probabilities() if fits else None
+
+def attention_of(q: Tensor, k: Tensor, heads: int, args: tuple, kwargs: dict[str, Any]) -> Attention:
+    """The Attention of a call of the host's attention functions.
+
+    args and kwargs: what follows heads in that call.
+    """
+    given = {**dict(zip(("mask", "attn_precision", "skip_reshape"), args, strict=False)), **kwargs}
+    if not given.get("skip_reshape"):
+        width = q.shape[-1] // heads
+        q, k = (t.flatten(2).unflatten(-1, (-1, width)).transpose(1, 2) for t in (q, k))
+    mask = given.get("mask")
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, torch.finfo(q.dtype).min)
+        if mask.ndim < 4:  # [Q, K] or [B, Q, K]
+            mask = mask.reshape(-1, 1, *mask.shape[-2:])
+    return Attention(q, k, mask, given.get("scale"))
+
+
+class SelfAttention:
+    """A head-averaged self-attention [B, P, P] to multiply with; recomputed block by block where it is too large.
+
+    grid (frames, h, w), where it is given: positions attend only within their frame. pool: P counts cells of 2 x 2.
+    """
+
+    def __init__(self, attention: Attention, grid: tuple[int, int, int] | None = None, pool: bool = False):
+        frames = 1 if grid is None else grid[0]
+        self._frames = attention.frames(frames, keys=True)
+        self._grid = (1, *grid[1:]) if grid is not None and pool else None  # of the queries, to pool them
+        batch, _, positions, _ = self._frames[0].q.shape
+        if self._grid is not None:
+            positions = -(-self._grid[1] // 2) * -(-self._grid[2] // 2)
+        fits = 4 * batch * frames * positions**2 <= memory_budget(attention.q.device)
+        self._kept = [torch.cat(list(self._rows(frame)), dim=1) for frame in self._frames] if fits else None
+
+    def _rows(self, frame: Attention) -> Iterator[Tensor]:
+        return (frame if self._grid is None else frame.pooled(self._grid, keys=True)).rows()
 
     def __matmul__(self, other: Tensor) -> Tensor:
         """[B, P, P] @ [B, P, N] -> [B, P, N]."""
+        parts = other.chunk(len(self._frames), dim=1)
         if self._kept is not None:
-            return self._kept @ other
-        return torch.cat([rows @ other for rows in self._attention.rows()], dim=1)
+            return torch.cat([kept @ part for kept, part in zip(self._kept, parts, strict=True)], dim=1)
+        return torch.cat(
+            [rows @ part for frame, part in zip(self._frames, parts, strict=True) for rows in self._rows(frame)], dim=1
+        )
 
 
 def fold_repeats(attention: Tensor, tokens: int) -> Tensor:

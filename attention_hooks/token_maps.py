@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..guidance.attention_maps import Completion, complete, normalise, to_grid
 from ..guidance.scfg import foreground_pair
-from .families import CLIP_CHUNK, Layer
-from .observe import Call, Observation, visible_layers, watch
+from .families import Family, Layer
+from .observe import Call, Observation, watch
 from .probabilities import SelfAttention, fold_repeats
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,9 @@ class _Part:
 class Capture:
     """Gathers maps during an evaluation. `downsample`: how many times coarser than the latent the maps are."""
 
-    def __init__(self, node: str, layers: list[Layer], downsample: int, completion: Completion):
+    def __init__(self, node: str, family: Family, layers: list[Layer], downsample: int, completion: Completion):
         self._node = node
+        self._family = family
         self._layers = layers
         self._downsample = downsample
         self._completion: Completion = completion
@@ -67,6 +68,7 @@ class Capture:
         self._last |= self._parts
         self._parts = {}
         self._closed: set[tuple[Any, tuple[int, ...]]] = set()
+        self._waiting: dict[int, set[Layer]] = {}  # by the id of a call in progress; calls may run in several threads
 
     def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
         """Options for one model call, in which the conds that are wanted and not yet gathered are watched."""
@@ -80,24 +82,21 @@ class Capture:
         ]
         if not open_chunks:
             return transformer_options
-        layers = visible_layers(transformer_options, self._layers)
-        self._note_unreadable(set(self._layers) - set(layers))
+        waiting = self._waiting[id(call)] = set(self._layers)
         grid = tuple(-(-length // self._downsample) for length in call.size)
 
         def observer(observation: Observation) -> None:
-            lengths = [self._wanted[uuid].length for _, uuid in open_chunks]
-            if not _is_readable(observation, call.rows, lengths):
-                self._note_unreadable({observation.layer})
-                return
+            waiting.discard(observation.layer)
             for chunk, uuid in open_chunks:
                 rows = slice(chunk * len(images), (chunk + 1) * len(images))
                 tokens, pair = self._layer_maps(observation, rows, self._wanted[uuid], grid)
                 self._parts.setdefault(uuid, {}).setdefault(images, _Part(call.size)).add(tokens, pair)
 
-        return watch(transformer_options, layers, observer)
+        return watch(transformer_options, self._family, call, self._layers, observer)
 
     def end_forward(self, call: Call, transformer_options: dict[str, Any]) -> None:
         """Later calls in this evaluation for the same conds and images are other nodes' extra passes."""
+        self._note_unreadable(self._waiting.pop(id(call), set()))
         seen = self._wanted.keys() & set(transformer_options.get("uuids", []))
         if seen:
             images = _images(call, transformer_options, self._batch)
@@ -115,7 +114,7 @@ class Capture:
         """
         parts = self._parts.get(uuid) or self._last.get(uuid)
         if not parts:
-            blocks = ", ".join(f"{name} {number}" for (name, number), _, _ in self._layers)
+            blocks = ", ".join(f"{name} {number}" for (name, number), *_ in self._layers)
             raise ValueError(
                 f"{self._node}: another node replaces every attention layer that this node reads ({blocks}). Remove "
                 "that node, limit it to fewer blocks, or choose another map_scale."
@@ -152,12 +151,13 @@ class Capture:
         self, seen: Observation, rows: slice, wanted: Wanted, grid: tuple[int, ...]
     ) -> tuple[Tensor | None, Tensor | None]:
         cross = fold_repeats(seen.cross_attention.select(rows).probabilities(), wanted.length)  # [B, P, N]
-        starts = slice(0, None, CLIP_CHUNK) if wanted.length % CLIP_CHUNK == 0 else slice(0, 1)
+        chunk = self._family.chunk
+        starts = slice(0, None, chunk) if wanted.length % chunk == 0 else slice(0, 1)
         if not wanted.tokens:
             cross = cross[..., starts].sum(dim=-1, keepdim=True)  # rows sum to 1, so the start tells the rest
             starts = slice(0, 1)
         self_attention = SelfAttention(seen.self_attention.select(rows))
-        maps = to_grid(complete(self_attention, cross, self._completion), seen.grid, grid)
+        maps = to_grid(complete(self_attention, cross, self._completion), seen.grid[1:], grid)
         pair = None
         if wanted.foreground:
             start = maps[:, starts].sum(dim=1, keepdim=True)
@@ -165,7 +165,7 @@ class Capture:
         return (normalise(maps) if wanted.tokens else None), pair
 
     def _note_unreadable(self, layers: set[Layer]) -> None:
-        for (name, number), _, _ in sorted(layers - self._unreadable):
+        for (name, number), *_ in sorted(layers - self._unreadable):
             log.warning("%s: another node changes the attention of block %s %d; using the others.",
                         self._node, name, number)
         self._unreadable |= layers
@@ -187,14 +187,3 @@ def _images(call: Call, transformer_options: dict[str, Any], batch: int) -> tupl
         )
     return tuple(images)
 
-
-def _is_readable(seen: Observation, rows: int, lengths: list[int]) -> bool:
-    """Whether q and k have the host's own shapes, not those of a node that merges positions or adds tokens."""
-    positions = seen.grid[0] * seen.grid[1]
-    of_latent = (seen.self_attention.q, seen.self_attention.k, seen.cross_attention.q)
-    of_text = seen.cross_attention.k
-    return (
-        all(tensor.shape[:2] == (rows, positions) for tensor in of_latent)
-        and of_text.shape[0] == rows
-        and all(of_text.shape[1] % length == 0 for length in lengths)
-    )

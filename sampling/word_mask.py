@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from comfy.samplers import KSAMPLER, CFGGuider, calc_cond_batch
 from torch import Tensor
 
-from ..attention_hooks.families import layers_at, model_layers
+from ..attention_hooks.families import layers_at, model_family, model_layers
 from ..attention_hooks.observe import Call
 from ..attention_hooks.token_maps import Capture, Wanted
 from ..guidance.attention_maps import Completion
@@ -101,12 +101,12 @@ def word_maps(
     tokens of S-CFG's renormalised token maps. Where several prompts contain it, they count as they do in sampling.
     Raises ValueError for a phrase that no prompt contains, and for a model whose attention cannot be read.
     """
-    layers = model_layers(model, NODE)
-    downsample, chosen = layers_at(layers, downsample)
+    family = model_family(model, NODE)
+    downsample, chosen = layers_at(family, model_layers(model, NODE), downsample)
     check_phrases(conditioning, phrases, NODE)
 
     model = without_runs(model)
-    run = _WordRun(Capture(NODE, chosen, downsample, completion), phrases)
+    run = _WordRun(Capture(NODE, family, chosen, downsample, completion), phrases)
     add_run(model, lambda guider, sigmas: run)
     guider = _OneCall(model)
     guider.inner_set_conds({"positive": conditioning})

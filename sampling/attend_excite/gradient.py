@@ -16,8 +16,8 @@ from comfy.samplers import calc_cond_batch
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
-from ...attention_hooks.families import Layer
-from ...attention_hooks.observe import OVERRIDE, Observation, visible_layers, watch
+from ...attention_hooks.families import Family, Layer
+from ...attention_hooks.observe import OVERRIDE, Call, Observation, visible_layers, watch
 from ...attention_hooks.probabilities import fold_repeats
 from ..conds import ActiveCond, text_length
 from ..run import EXTRA_PASS, PREFIX
@@ -43,14 +43,12 @@ class _Call:
         self._layers = 0
 
     def add(self, seen: Observation, lengths: dict[Any, int]) -> None:
-        """Count one layer, unless another node changes its positions (by merging some, for instance)."""
+        """Count one layer."""
         cross, rows = seen.cross_attention, len(self.x) // len(self.uuids)
-        if cross.q.shape[:2] != (len(self.x), seen.grid[0] * seen.grid[1]):
-            return
         self._layers += 1
         for chunk, uuid in enumerate(self.uuids):
             attention = cross.select(slice(chunk * rows, (chunk + 1) * rows)).probabilities()
-            attention = fold_repeats(attention, lengths[uuid]).unflatten(1, seen.grid)
+            attention = fold_repeats(attention, lengths[uuid]).unflatten(1, seen.grid[1:])
             self._sums[uuid] = self._sums[uuid] + attention if uuid in self._sums else attention
 
     def maps(self) -> Maps:
@@ -60,8 +58,9 @@ class _Call:
 class AttentionGradient:
     """Evaluates a loss on the attention of some prompts, and its gradient by the latent. Holds no tensors between."""
 
-    def __init__(self, node: str, layers: list[Layer]):
+    def __init__(self, node: str, family: Family, layers: list[Layer]):
         self._node = node
+        self._family = family
         self._layers = layers
         self._in_ram = False  # once the device's memory was too short, activations wait in RAM
 
@@ -97,7 +96,7 @@ class AttentionGradient:
             with differentiable(model, self._node), saved:
                 call = _Call(x.clone().requires_grad_(), transformer_options["uuids"])
                 calls.append(call)
-                options = self._watch(transformer_options, call, lengths)
+                options = self._watch(transformer_options, Call.of(x, c_crossattn, kwargs), call, lengths)
                 if control is not None:
                     options = _with_copied_skips(options)
                 try:
@@ -127,7 +126,9 @@ class AttentionGradient:
                 total[(..., *views[uuid])] += part
         return total
 
-    def _watch(self, options: dict[str, Any], call: _Call, lengths: dict[Any, int]) -> dict[str, Any]:
+    def _watch(
+        self, options: dict[str, Any], described: Call, call: _Call, lengths: dict[Any, int]
+    ) -> dict[str, Any]:
         layers = visible_layers(options, self._layers)
         waiting = set(layers)
 
@@ -137,7 +138,7 @@ class AttentionGradient:
             if not waiting:
                 raise _Enough
 
-        return watch({**options, OVERRIDE: _attention_with_gradient}, layers, observer)
+        return watch({**options, OVERRIDE: _attention_with_gradient}, self._family, described, layers, observer)
 
     def _check(self, maps: Maps, active: list[ActiveCond]) -> None:
         if any(item.uuid not in maps for item in active):

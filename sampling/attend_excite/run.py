@@ -11,7 +11,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.utils import ProgressBar
 from torch import Tensor
 
-from ...attention_hooks.families import Layer, layers_at, model_layers
+from ...attention_hooks.families import Family, Layer, layers_at, model_family, model_layers
 from ...guidance.attend_excite import Excitation, Step, excite, schedule
 from ...words.phrases import check_phrases
 from ..conds import active_conds
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 NODE = "Attend-and-Excite"
 PAPERS_GRID = 16
-OPEN_CLIP_WIDTH = 1024  # of the text of SD 2.x; SD 1.x has 768, SDXL 2048
 
 
 class Settings(NamedTuple):
@@ -44,13 +43,14 @@ class AttendExciteRun(Run):
     """One sampling run; hands what it saw to `record` when it ends well."""
 
     def __init__(
-        self, guider: CFGGuider, sigmas: Tensor, layers: list[Layer], settings: Settings, record: AttentionRecord
+        self, guider: CFGGuider, sigmas: Tensor, family: Family, layers: list[Layer], settings: Settings,
+        record: AttentionRecord,
     ):
         conds = guider.conds.get("positive", [])
         check_phrases([(cond.get("cross_attn"), cond) for cond in conds], list(settings.words), NODE)
         model = guider.model_patcher
         self.plan = plan_steps(settings.excitation, model.get_model_object("model_sampling"), sigmas)
-        self.until_eot = model.model.model_config.unet_config["context_dim"] >= OPEN_CLIP_WIDTH
+        self.family = family
         self.total = len(sigmas) - 1
         self.layers = layers
         self.settings = settings
@@ -74,11 +74,11 @@ class AttendExciteRun(Run):
         windows = options.get("context_handler")
         if windows is not None and windows.should_use_context(guider.inner_model, [conds], x, timestep, options):
             raise ValueError(f"{NODE}: context windows are not supported. Sample all images of the batch at once.")
-        subjects = Subjects(active_conds(conds, x, timestep), self.settings.words, self.until_eot)
+        subjects = Subjects(active_conds(conds, x, timestep), self.settings.words, self.family.until_eot)
         if not subjects.active:
             return
         downsample, layers = layers_for(self.layers, self.settings.downsample, tuple(x.shape[-2:]))
-        self.gradient = gradient_of = self.gradient or AttentionGradient(NODE, layers)
+        self.gradient = gradient_of = self.gradient or AttentionGradient(NODE, self.family, layers)
         excitation = self.settings.excitation
         progress = _Progress(latent.step, self.total, excitation.max_refinements)
         start, x_start = latent.x.clone(), x.clone()
@@ -165,15 +165,15 @@ def patch_attend_excite(model: ModelPatcher, settings: Settings) -> tuple[ModelP
 
     Raises ValueError for models without known attention layers or without gradients, and for a grid they lack.
     """
-    layers = model_layers(model, NODE)
+    family, layers = model_family(model, NODE), model_layers(model, NODE)
     record = AttentionRecord()
     if not schedule(settings.excitation, 1000):
         return model, record
     check_differentiable(model.model, NODE)
-    layers_at(layers, settings.downsample)
+    layers_at(family, layers, settings.downsample)
 
     model = model.clone()
-    key = add_run(model, lambda guider, sigmas: AttendExciteRun(guider, sigmas, layers, settings, record))
+    key = add_run(model, lambda guider, sigmas: AttendExciteRun(guider, sigmas, family, layers, settings, record))
 
     def outer_sample(executor, noise, latent_image, sampler, *args, **kwargs):
         run = current_run(executor.class_obj.model_options, key)

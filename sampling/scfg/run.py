@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...attention_hooks.families import Layer, layers_at, model_layers
+from ...attention_hooks.families import Family, Layer, layers_at, model_family, model_layers
 from ...attention_hooks.observe import Call
 from ...attention_hooks.token_maps import Capture, Wanted
 from ...guidance import scfg
@@ -51,12 +51,12 @@ class SCFGRun(Run):
     """One sampling run with S-CFG; hands what it saw to `record` when it ends well."""
 
     def __init__(
-        self, guider: CFGGuider, layers: list[Layer], settings: Settings, record: RegionRecord
+        self, guider: CFGGuider, family: Family, layers: list[Layer], settings: Settings, record: RegionRecord
     ):
-        downsample, chosen = layers_at(layers, settings.downsample)
+        downsample, chosen = layers_at(family, layers, settings.downsample)
         self.settings = settings
         self.record = record
-        self.capture = Capture(NODE, chosen, downsample, settings.completion)
+        self.capture = Capture(NODE, family, chosen, downsample, settings.completion)
         self.range = SigmaRange(guider.model_patcher, settings.start_percent, settings.end_percent)
         self.seen: dict[float, RegionStep] = {}  # by sigma; the last evaluation at a sigma counts; on the device
         self.regions: list[Region] = []  # every token column of the prompts met so far
@@ -180,12 +180,12 @@ def wanted_conds(guider: CFGGuider, foreground: bool) -> dict[Any, Wanted]:
 
 def patch_scfg(model: ModelPatcher, settings: Settings) -> tuple[ModelPatcher, RegionRecord]:
     """A clone of `model` that samples with S-CFG, and the record of the regions that its runs will see."""
-    layers = model_layers(model, NODE)
-    layers_at(layers, settings.downsample)  # says now, not while sampling, that a model lacks the grid
+    family, layers = model_family(model, NODE), model_layers(model, NODE)
+    layers_at(family, layers, settings.downsample)  # says now, not while sampling, that a model lacks the grid
     record = RegionRecord()
 
     model = model.clone()
-    key = add_run(model, lambda guider, sigmas: SCFGRun(guider, layers, settings, record))
+    key = add_run(model, lambda guider, sigmas: SCFGRun(guider, family, layers, settings, record))
 
     def post_cfg(args: dict[str, Any]) -> Tensor:
         run = current_run(args["model_options"], key)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...attention_hooks.families import Layer, layers_at, model_layers
+from ...attention_hooks.families import Family, Layer, layers_at, model_family, model_layers
 from ...attention_hooks.observe import Observation
 from ...attention_hooks.probabilities import fold_repeats
 from ...attention_hooks.token_maps import Capture
@@ -32,8 +32,8 @@ class _Words(NamedTuple):
 class ConceptWords(Capture):
     """Gathers, for each concept that is confined to words, the attention of its own prompt to them."""
 
-    def __init__(self, node: str, layers: list[Layer]):
-        super().__init__(node, layers, layers[0].downsample, "none")
+    def __init__(self, node: str, family: Family, layers: list[Layer]):
+        super().__init__(node, family, layers, layers[0].downsample, "none")
 
     def begin_concepts(self, prompts: list[tuple[Concept, list[Cond]]], batch: int) -> None:
         """Forget the last evaluation and gather for these concepts' conds, for a batch of `batch` images."""
@@ -60,7 +60,7 @@ class ConceptWords(Capture):
         self, seen: Observation, rows: slice, wanted: Any, grid: tuple[int, ...]
     ) -> tuple[Tensor, None]:
         cross = fold_repeats(seen.cross_attention.select(rows).probabilities(), wanted.length)  # [B, P, N]
-        return to_grid(cross[..., wanted.columns].sum(dim=-1, keepdim=True), seen.grid, grid), None
+        return to_grid(cross[..., wanted.columns].sum(dim=-1, keepdim=True), seen.grid[1:], grid), None
 
 
 def word_layers(model: ModelPatcher, concepts: tuple[Concept, ...], node: str) -> list[Layer]:
@@ -74,6 +74,6 @@ def word_layers(model: ModelPatcher, concepts: tuple[Concept, ...], node: str) -
         return []
     for concept in confined:
         check_phrases(concept.conditioning, list(concept.confine_to), node)
-    downsample, layers = layers_at(model_layers(model, node), None)
+    downsample, layers = layers_at(model_family(model, node), model_layers(model, node), None)
     layers = [layer for layer in layers if layer.downsample == downsample]
     return [layer for layer in layers if layer.block[0] != "middle"] or layers

@@ -11,7 +11,7 @@ from comfy.sampler_helpers import cleanup_models, cond_has_hooks, convert_cond, 
 from comfy.samplers import calc_cond_batch
 from torch import Tensor
 
-from ...attention_hooks.families import Layer
+from ...attention_hooks.families import Layer, model_family
 from ...attention_hooks.observe import Call
 from ...guidance.sega import Momentum, needed, sega_step
 from ..conds import covered
@@ -48,7 +48,7 @@ class SEGARun(Run):
         if any(edit.warmup > len(sigmas) - 2 for edit in self.edits):
             momentum = replace(momentum, scale=0.0)  # it acts only once all concepts do, which is never
         self.momentum = momentum
-        self.words = ConceptWords(NODE, layers) if layers else None
+        self.words = ConceptWords(NODE, model_family(guider.model_patcher, NODE), layers) if layers else None
         self.conds = {f"{PREFIX}.concept{i}": convert_cond(c.conditioning) for i, c in enumerate(concepts)}
         register_hooks(guider, list(self.conds.values()))
         self.prompts: list[Prompt] = []

@@ -8,7 +8,7 @@ from host.scfg_runs import relative, run, with_regions, with_scfg
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from semantic_guidance.attention_hooks import probabilities
-from semantic_guidance.attention_hooks.families import Layer, layers_at, model_layers
+from semantic_guidance.attention_hooks.families import Layer, layers_at, model_family, model_layers
 from semantic_guidance.attention_hooks.probabilities import Attention, SelfAttention, fold_repeats
 
 HEADS, WIDTH = 3, 8
@@ -16,21 +16,25 @@ HEADS, WIDTH = 3, 8
 
 def queries_and_keys(positions: int = 20, keys: int = 20, batch: int = 2) -> Attention:
     generator = torch.Generator().manual_seed(0)
-    q = 2 * torch.randn(batch, positions, HEADS * WIDTH, generator=generator)
-    k = 2 * torch.randn(batch, keys, HEADS * WIDTH, generator=generator)
-    return Attention(q, k, HEADS)
+    q = 2 * torch.randn(batch, HEADS, positions, WIDTH, generator=generator)
+    k = 2 * torch.randn(batch, HEADS, keys, WIDTH, generator=generator)
+    return Attention(q, k)
+
+
+def limit(monkeypatch, budget: int) -> None:
+    monkeypatch.setitem(probabilities.BUDGET, "cpu", budget)
 
 
 def explicit(seen: Attention) -> torch.Tensor:
-    """The mean over heads of softmax(q k^T / sqrt(d)), head by head in float64."""
-    q, k = (t.double().chunk(seen.heads, dim=-1) for t in (seen.q, seen.k))
-    maps = [(a @ b.mT / a.shape[-1] ** 0.5).softmax(-1) for a, b in zip(q, k, strict=True)]
-    return (sum(maps) / len(maps)).float()
+    """The mean over heads of softmax(scale q k^T + mask), in float64."""
+    k = seen.k.double().repeat_interleave(seen.q.shape[1] // seen.k.shape[1], dim=1)
+    scores = seen.q.double() @ k.mT * (seen.scale or seen.q.shape[-1] ** -0.5)
+    return (scores if seen.mask is None else scores + seen.mask.double()).softmax(-1).mean(1).float()
 
 
 @pytest.mark.parametrize("budget", [1, 4 * 2 * HEADS * 20 * 7, 2**30])
 def test_blocks_of_any_size_give_the_explicit_softmax(monkeypatch, budget):
-    monkeypatch.setattr(probabilities, "MEMORY_BUDGET", budget)
+    limit(monkeypatch, budget)
     seen = queries_and_keys()
     assert len(list(seen.rows())) == {1: 20, 2**30: 1}.get(budget, 3)
     torch.testing.assert_close(seen.probabilities(), explicit(seen), atol=1e-6, rtol=1e-5)
@@ -46,7 +50,7 @@ def test_selected_rows_are_those_of_the_whole():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_queries_are_read_in_float32(dtype):
     seen = queries_and_keys()
-    half = Attention(seen.q.to(dtype), seen.k.to(dtype), HEADS)
+    half = Attention(seen.q.to(dtype), seen.k.to(dtype))
     assert half.probabilities().dtype == torch.float32
     torch.testing.assert_close(half.probabilities(), explicit(half), atol=1e-6, rtol=1e-5)
 
@@ -68,7 +72,7 @@ class LargestTensor(TorchDispatchMode):
 
 def test_no_temporary_is_larger_than_the_budget(monkeypatch):
     budget = 2**18
-    monkeypatch.setattr(probabilities, "MEMORY_BUDGET", budget)
+    limit(monkeypatch, budget)
     seen, maps = queries_and_keys(positions=600, keys=600, batch=1), torch.rand(1, 600, 5)
     assert 4 * 600 * 600 > budget
     with LargestTensor() as largest:
@@ -80,14 +84,18 @@ def test_no_temporary_is_larger_than_the_budget(monkeypatch):
 def test_a_run_under_a_small_budget_gives_the_same_latent(monkeypatch, sd15):
     model = with_scfg(sd15)
     expected = run(model)
-    monkeypatch.setattr(probabilities, "MEMORY_BUDGET", 500)
+    limit(monkeypatch, 500)
     assert relative(run(model), expected) < 1e-5
 
 
 def test_folding_undoes_repeated_tokens():
     seen = queries_and_keys(keys=7)
-    repeated = Attention(seen.q, seen.k.repeat(1, 3, 1), HEADS)
+    repeated = Attention(seen.q, seen.k.repeat(1, 1, 3, 1))
     torch.testing.assert_close(fold_repeats(repeated.probabilities(), 7), explicit(seen), atol=1e-6, rtol=1e-5)
+
+
+def chosen_layers(model, downsample: int | None = None) -> tuple[int, list[Layer]]:
+    return layers_at(model_family(model, "test"), model_layers(model, "test"), downsample)
 
 
 def blocks(layers: list[Layer]) -> list[tuple[str, int]]:
@@ -98,7 +106,7 @@ SD_QUARTER = [("input", 7), ("input", 8), ("output", 3), ("output", 4), ("output
 
 
 def test_layers_of_sd15(sd15):
-    scale, layers = layers_at(model_layers(sd15, "test"), None)
+    scale, layers = chosen_layers(sd15)
     assert scale == 4
     assert blocks([layer for layer in layers if layer.downsample == 4]) == SD_QUARTER
     assert blocks([layer for layer in layers if layer.downsample == 8]) == [("middle", 0)]
@@ -108,23 +116,23 @@ def test_layers_of_sd15(sd15):
 
 
 def test_layers_of_sd2():
-    scale, layers = layers_at(model_layers(tiny.sd21(), "test"), None)
+    scale, layers = chosen_layers(tiny.sd21())
     assert (scale, blocks(layers)) == (4, [*SD_QUARTER[:2], ("middle", 0), *SD_QUARTER[2:]])
 
 
 def test_layers_of_sdxl(sdxl):
-    scale, layers = layers_at(model_layers(sdxl, "test"), None)
+    scale, layers = chosen_layers(sdxl)
     quarter = [("input", 7), ("input", 8), ("middle", 0), ("output", 0), ("output", 1), ("output", 2)]
     assert (scale, blocks(layers)) == (4, quarter)
     assert {layer.depth for layer in layers} == {9}  # the last of ten
-    scale, layers = layers_at(model_layers(sdxl, "test"), 2)
+    scale, layers = chosen_layers(sdxl, 2)
     half = [("input", 4), ("input", 5), ("output", 3), ("output", 4), ("output", 5)]
     assert blocks([layer for layer in layers if layer.downsample == 2]) == half
     assert len(layers) == len(half) + len(quarter)
 
 
 def test_layers_of_the_sdxl_refiner():
-    scale, layers = layers_at(model_layers(tiny.refiner(), "test"), None)
+    scale, layers = chosen_layers(tiny.refiner())
     assert scale == 4
     assert {layer.downsample for layer in layers} == {4, 8}
     assert ("middle", 0) in blocks(layers)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from host import scfg_runs, tiny, tiny_clip
 
-from semantic_guidance.attention_hooks.families import layers_at, model_layers
+from semantic_guidance.attention_hooks.families import layers_at, model_family, model_layers
 from semantic_guidance.guidance.smoothing import smooth
 from semantic_guidance.nodes.word_mask import SemanticGuidanceWordMask
 from semantic_guidance.sampling.word_mask import DOWNSAMPLE, noise_sigma, word_maps
@@ -78,7 +78,7 @@ class TestAttention:
         """Against the maps of one direct call of the model, worked out here from its queries and keys."""
         patcher = build()
         conditioning, given = prompt(clip), latent(2)
-        scale, layers = layers_at(model_layers(patcher, "test"), DOWNSAMPLE)
+        scale, layers = layers_at(model_family(patcher, "test"), model_layers(patcher, "test"), DOWNSAMPLE)
         wanted = {(layer.block, layer.depth) for layer in layers}
         grid = (-(-H // scale), -(-W // scale))
         found = []
