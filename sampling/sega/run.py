@@ -96,6 +96,9 @@ class SEGARun(Run):
         known = {*map(id, given), *self.predictions}
         return list({id(conds): conds for conds in wanted if id(conds) not in known}.values())
 
+    def reads_attention(self, evaluation: Evaluation) -> bool:
+        return self.words is not None
+
     def calc_cond_batch(self, executor, model, conds, x: Tensor, sigma: Tensor, model_options) -> list[Tensor]:
         """The host's evaluation of all its prompts, joined by the concepts' where it is the main one for this x.
 
@@ -174,7 +177,7 @@ def patch_sega(model: ModelPatcher, concepts: tuple[Concept, ...], momentum: Mom
         model = model.clone()
     if all(concept.edit.scale == 0 or concept.edit.weight <= 0 for concept in concepts):
         return model
-    key = add_run(model, lambda guider, sigmas: SEGARun(guider, sigmas, concepts, momentum, layers), bool(layers))
+    key = add_run(model, lambda guider, sigmas: SEGARun(guider, sigmas, concepts, momentum, layers))
 
     def prepare_sampling(executor, patcher, noise_shape, conds, *args, model_options, **kwargs):
         run = current_run(model_options, key)
