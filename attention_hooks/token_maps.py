@@ -184,8 +184,8 @@ class Capture:
             images = list(range(self._batch) if evolved is None else evolved)
         if len(images) != per_chunk:
             raise ValueError(
-                f"{self._node}: the model was called for {per_chunk} pictures where the batch has {self._batch}. A node "
-                "that samples in tiles, or splits batches in a way of its own, cannot be combined with this one."
+                f"{self._node}: the model was called for {per_chunk} pictures where the batch has {self._batch}. A "
+                "node that samples in tiles, or splits batches in a way of its own, cannot be combined with this one."
             )
         return tuple(images)
 

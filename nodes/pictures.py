@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
 from torch import Tensor
@@ -49,7 +48,9 @@ def pictures_behind(image: Tensor | None, batch: int, frames: int, node: str) ->
         return [None] * (batch * frames)
     decoded, rest = divmod(len(image), batch)
     if rest or decoded < frames or (frames == 1 and decoded > 1):
-        what = f"{batch} latents" if frames == 1 else f"{batch} clips of {frames} latent frames"
-        raise ValueError(f"{node}: {len(image)} images for {what}. Connect the images decoded from this latent, or none.")
+        latents = f"{batch} latents" if frames == 1 else f"{batch} clips of {frames} latent frames"
+        raise ValueError(
+            f"{node}: {len(image)} images for {latents}. Connect the images decoded from this latent, or none."
+        )
     places = [frame * (decoded - 1) // max(frames - 1, 1) for frame in range(frames)]
     return [image[clip * decoded + place].cpu() for clip in range(batch) for place in places]
