@@ -99,7 +99,7 @@ class SCFGRun(Run):
         for step in steps:
             if not step.rate_map.isfinite().all():
                 raise ValueError(
-                    f"{NODE}: in step {step.step + 1} the predictions that {self.guider} compares hold NaN or infinity. "
+                    f"{NODE}: in step {step.step + 1} the predictions that {self.guider} compares are not finite. "
                     "Use KSampler or CFGGuider, or run the model in a precision with more range, such as bf16."
                 )
         self.record.add(Regions(regions, steps, self.downscale, fingerprint(samples)))

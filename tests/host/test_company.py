@@ -285,7 +285,7 @@ class OtherGuider(comfy.samplers.CFGGuider):
 @pytest.mark.parametrize(("settings", "message"), [
     ({"compared": ("positive", "none")}, "S-CFG: OtherGuider compares no negative prompt. Use KSampler"),
     ({"compared": ("none", "negative")}, "S-CFG: OtherGuider compares no positive prompt. Use KSampler"),
-    ({"uncond_factor": float("nan")}, "in step 1 the predictions that OtherGuider compares hold NaN"),
+    ({"uncond_factor": float("nan")}, "in step 1 the predictions that OtherGuider compares are not finite"),
 ])
 def test_a_guider_that_gives_nothing_to_compare_is_named(sd15, settings, message):
     guider = OtherGuider(with_scfg(sd15))
