@@ -14,7 +14,7 @@ from semantic_guidance.nodes.region_preview import SemanticGuidanceRegionPreview
 from semantic_guidance.sampling.record import fingerprint
 from semantic_guidance.sampling.scfg import regions
 from semantic_guidance.sampling.scfg.regions import by_words
-from semantic_guidance.words.prompt import CONDITIONING_KEY, prompt_words
+from semantic_guidance.words.prompt import CONDITIONING_KEY
 
 H, W = scfg_runs.SIZE
 STEPS = 3
@@ -32,7 +32,7 @@ def previews(tmp_path, monkeypatch):
 
 
 def prompt(clip, text: str = "a cat and a red balloon", seed: int = 0) -> list:
-    words = prompt_words(clip, clip.tokenize(text, return_word_ids=True))
+    words = tiny_clip.words(clip, text)
     return tiny.prompt(seed, words.length, **{CONDITIONING_KEY: words})
 
 
