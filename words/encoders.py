@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .pieces import Spelling, spelling
@@ -117,9 +116,9 @@ def _encoder(name: str, vocabulary: Mapping[int, str], chunks: list, probe: list
     entries: list[int | Embedding | None] = []
     for chunk in chunks:
         width = _width(module, chunk)
-        kept = [entry for entry in chunk if isinstance(entry[0], Integral) or entry[0].shape[-1] == width]
+        kept = [entry for entry in chunk if isinstance(entry[0], int) or entry[0].shape[-1] == width]
         for entry in kept:
-            if not isinstance(entry[0], Integral):
+            if not isinstance(entry[0], int):
                 entries.append(Embedding(_group(entry)))
             else:
                 entries.append(int(entry[0]) if _group(entry) or not grouped else None)
@@ -136,7 +135,7 @@ def _group(entry: tuple) -> int:
 
 
 def _width(module: Any, chunk: list) -> int | None:
-    if module is None or all(isinstance(entry[0], Integral) for entry in chunk):
+    if module is None or all(isinstance(entry[0], int) for entry in chunk):
         return None
     return module.transformer.get_input_embeddings().weight.shape[-1]
 
@@ -145,7 +144,7 @@ def _common(ids: list, others: list) -> int:
     """How many tokens two prompts begin alike with."""
     pairs = zip(ids, others, strict=False)
     return next(
-        (n for n, (one, other) in enumerate(pairs) if not isinstance(one, Integral) or one != other),
+        (n for n, (one, other) in enumerate(pairs) if not isinstance(one, int) or one != other),
         min(len(ids), len(others)),
     )
 
