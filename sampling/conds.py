@@ -10,6 +10,7 @@ import torch
 from comfy.samplers import get_area_and_mult
 from torch import Tensor
 
+from ..guidance.precision import widen
 from ..words.prompt import CONDITIONING_KEY
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def active_conds(conds: list[dict[str, Any]], x: Tensor, sigma: Tensor) -> list[
             continue
         lengths, starts = _halves(described.area or (*size, *[0] * len(size)))
         view = tuple(slice(start, start + length) for start, length in zip(starts, lengths, strict=True))
-        share = x.new_zeros((x.shape[0], 1, *size), dtype=torch.float32)
+        share = widen(x).new_zeros((x.shape[0], 1, *size))
         share[(..., *view)] = described.mult[:, :1]
         item = ActiveCond(cond, view, share)
         (defaults if "default" in cond else active).append(item)

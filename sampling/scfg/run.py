@@ -12,6 +12,7 @@ from ...attention_hooks.observe import Call
 from ...attention_hooks.token_maps import Capture, Wanted
 from ...guidance import scfg
 from ...guidance.attention_maps import Completion, enlarge
+from ...guidance.precision import widen
 from ...words.phrases import token_labels
 from ...words.prompt import CONDITIONING_KEY
 from ..conds import ActiveCond, active_conds, are_alike, text_length
@@ -142,8 +143,8 @@ class SCFGRun(Run):
             return None
         shape = (x.shape[0], 1, *x.shape[2:])
         if self.settings.whole_image:
-            return x.new_ones(shape, dtype=torch.float32)
-        reference = x.new_zeros(shape, dtype=torch.float32)
+            return widen(x).new_ones(shape)
+        reference = widen(x).new_zeros(shape)
         for item in active:
             seen = scfg.foreground(self.capture.maps(item.uuid, item.size).foreground.to(x.device))
             if item.uuid not in self.alike:
@@ -176,7 +177,7 @@ class SCFGRun(Run):
         """Keep what this evaluation saw: of each position, the region of the prompt with the largest share."""
         strongest = torch.cat([prompt.partition.share for prompt in prompts], dim=1).argmax(dim=1, keepdim=True)
         owners = torch.cat([prompt.partition.owner + prompt.first for prompt in prompts], dim=1)
-        table = rate.new_zeros((rate.shape[0], len(self.regions)))
+        table = rate.new_zeros((rate.shape[0], len(self.regions)), dtype=torch.float32)
         for prompt, values in zip(prompts, rates, strict=True):
             table[:, prompt.first : prompt.first + prompt.partition.regions] = values
         owner = owners.gather(1, strongest)[:, 0].to(torch.int16)

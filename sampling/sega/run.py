@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...attention_hooks.families import Layer, model_family
 from ...attention_hooks.observe import Call
+from ...guidance.precision import widen
 from ...guidance.sega import Momentum, needed, sega_step
 from ..conds import covered
 from ..run import PREFIX, Evaluation, Run, add_run, current_run
@@ -133,7 +134,7 @@ class SEGARun(Run):
         first = step > self.step
         if first:
             self.step, self.nu = step, self.next_nu
-        zero = torch.zeros_like(denoised, dtype=torch.float32)
+        zero = torch.zeros_like(widen(denoised))
         edit, nu = sega_step(zero, directions, self.edits, self.nu, step, self.momentum, masks)
         if first:
             self.next_nu = nu
@@ -142,7 +143,7 @@ class SEGARun(Run):
 
     def direction(self, prompt: Prompt, x: Tensor, sigma: Tensor) -> Tensor:
         """The concept's denoised prediction minus the negative prompt's; zero where either does not act."""
-        difference = (self.predictions[id(prompt.conds)] - self.predictions[id(prompt.negative)]).float()
+        difference = widen(self.predictions[id(prompt.conds)] - self.predictions[id(prompt.negative)])
         for conds in prompt:
             where = covered(conds, x, sigma)
             if where is not None:
@@ -164,8 +165,9 @@ def output_gain(model_sampling: Any, sigma: Tensor, ndim: int) -> Tensor:
     Every parameterisation's calculate_denoised is linear in the model's output, so its value for an output of 1 and
     an input of 0 is this factor. sigma: [B]. Returns [B, 1, ..., 1].
     """
-    ones = torch.ones([sigma.shape[0]] + [1] * (ndim - 1), device=sigma.device, dtype=torch.float32)
-    return model_sampling.calculate_denoised(sigma.float(), ones, torch.zeros_like(ones))
+    sigma = widen(sigma)
+    ones = sigma.new_ones([sigma.shape[0]] + [1] * (ndim - 1))
+    return model_sampling.calculate_denoised(sigma, ones, torch.zeros_like(ones))
 
 
 def patch_sega(model: ModelPatcher, concepts: tuple[Concept, ...], momentum: Momentum) -> ModelPatcher:
