@@ -96,9 +96,10 @@ class Attention(NamedTuple):
 
 
 def _over_cells(values: Tensor) -> Tensor:
-    """Sums over cells of 2 x 2, in fp32. [..., h, w, d] -> [..., ceil(h / 2), ceil(w / 2), d]."""
+    """Sums over cells of 2 x 2, in fp32 or wider. [..., h, w, d] -> [..., ceil(h / 2), ceil(w / 2), d]."""
     height, width, depth = values.shape[-3:]
-    total = values.new_zeros((*values.shape[:-3], -(-height // 2), -(-width // 2), depth), dtype=torch.promote_types(values.dtype, torch.float32))
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    total = values.new_zeros((*values.shape[:-3], -(-height // 2), -(-width // 2), depth), dtype=dtype)
     for row in (0, 1):
         for column in (0, 1):
             part = values[..., row::2, column::2, :]
