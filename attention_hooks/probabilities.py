@@ -9,6 +9,8 @@ import torch
 from comfy.model_management import get_free_memory
 from torch import Tensor
 
+from ..guidance.precision import widen
+
 BUDGET = {"cpu": 8 * 2**20}  # bytes that a temporary [heads, rows, keys] or a kept [P, P] may take
 GPU_BUDGET = 64 * 2**20  # fewer, larger blocks, so that a step is not a thousand launches
 FREE_SHARE = 1 / 16  # of the memory that is free, which bounds it
@@ -68,21 +70,21 @@ class Attention(NamedTuple):
         return self._replace(q=(total / count).flatten(2, 4), mask=mask, cells=grid[1:] if keys else None)
 
     def rows(self) -> Iterator[Tensor]:
-        """The mean of the probabilities over heads, fp32, as consecutive [B, p, K] blocks of query positions.
+        """The mean of the probabilities over heads, fp32 or wider, as consecutive [B, p, K] blocks of query positions.
 
         Blocks are as large as the memory budget allows. With cells, K counts these.
         """
         heads, kv_heads = self.q.shape[1], self.k.shape[1]
         scale = self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
-        k = self.k.float().mT  # [B, kv_heads, d, K]
+        k = widen(self.k).mT  # [B, kv_heads, d, K]
         block = max(1, memory_budget(k.device) // (4 * self.q.shape[0] * heads * k.shape[-1]))
         for start in range(0, self.q.shape[2], block):
             queries = slice(start, start + block)
-            part = self.q[:, :, queries].float() * scale
+            part = widen(self.q[:, :, queries]) * scale
             scores = (part.unflatten(1, (kv_heads, -1)).flatten(2, 3) @ k).view(*part.shape[:3], -1)
             if self.mask is not None:
                 mask = self.mask[:, :, queries] if self.mask.shape[-2] > 1 else self.mask
-                scores += mask.float().clamp_min(torch.finfo(torch.float32).min)  # rows of -inf alone give no NaN
+                scores += widen(mask).clamp_min(torch.finfo(torch.float32).min)  # rows of -inf alone give no NaN
             rows = scores.softmax(dim=-1).mean(dim=1)
             if self.cells is not None:
                 rows = _over_cells(rows.unflatten(-1, (-1, *self.cells)).unsqueeze(-1)).flatten(2)
@@ -94,9 +96,10 @@ class Attention(NamedTuple):
 
 
 def _over_cells(values: Tensor) -> Tensor:
-    """Sums over cells of 2 x 2, in fp32. [..., h, w, d] -> [..., ceil(h / 2), ceil(w / 2), d]."""
+    """Sums over cells of 2 x 2, in fp32 or wider. [..., h, w, d] -> [..., ceil(h / 2), ceil(w / 2), d]."""
     height, width, depth = values.shape[-3:]
-    total = values.new_zeros((*values.shape[:-3], -(-height // 2), -(-width // 2), depth), dtype=torch.float32)
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    total = values.new_zeros((*values.shape[:-3], -(-height // 2), -(-width // 2), depth), dtype=dtype)
     for row in (0, 1):
         for column in (0, 1):
             part = values[..., row::2, column::2, :]

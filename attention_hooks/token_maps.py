@@ -75,7 +75,7 @@ class Capture:
         uuids = transformer_options.get("uuids", [])
         if self._wanted.keys().isdisjoint(uuids):
             return transformer_options
-        images = _images(call, transformer_options, self._batch)
+        images = self._images(call, transformer_options)
         open_chunks = [
             (chunk, uuid) for chunk, uuid in enumerate(uuids)
             if uuid in self._wanted and (uuid, images) not in self._closed
@@ -96,10 +96,12 @@ class Capture:
 
     def end_forward(self, call: Call, transformer_options: dict[str, Any]) -> None:
         """Later calls in this evaluation for the same conds and images are other nodes' extra passes."""
-        self._note_unreadable(self._waiting.pop(id(call), set()))
+        missed = self._waiting.pop(id(call), set())
+        if missed < set(self._layers):  # all are missed where another node spares the model the call
+            self._note_unreadable(missed)
         seen = self._wanted.keys() & set(transformer_options.get("uuids", []))
         if seen:
-            images = _images(call, transformer_options, self._batch)
+            images = self._images(call, transformer_options)
             self._closed |= {(uuid, images) for uuid in seen}
 
     def called(self, uuid: Any) -> bool:
@@ -113,11 +115,17 @@ class Capture:
         ValueError where no layer could be read, or where the model never saw the whole of that part.
         """
         parts = self._parts.get(uuid) or self._last.get(uuid)
+        if not parts and not self.called(uuid):
+            raise ValueError(
+                f"{self._node}: the sampler compares a prompt that it did not show to the model in this step. A guider "
+                "or a node of another pack does so; use KSampler or CFGGuider, or remove that node."
+            )
         if not parts:
             blocks = ", ".join(f"{name} {number}" for (name, number), *_ in self._layers)
             raise ValueError(
-                f"{self._node}: another node replaces every attention layer that this node reads ({blocks}). Remove "
-                "that node, limit it to fewer blocks, or choose another map_scale."
+                f"{self._node}: another node replaces every attention layer that this node reads ({blocks}), as those "
+                "for attention couple, NegPip or NAG do. Remove that node, limit it to fewer blocks, or choose another "
+                "map_scale."
             )
         for part in parts.values():
             if part.size != size:
@@ -164,26 +172,25 @@ class Capture:
             pair = foreground_pair(start, 1 - start)
         return (normalise(maps) if wanted.tokens else None), pair
 
+    def _images(self, call: Call, transformer_options: dict[str, Any]) -> tuple[int, ...]:
+        """The images of the batch that are in each chunk of this call: all of them, or those of a context window."""
+        per_chunk = call.rows // len(transformer_options["uuids"])
+        window = transformer_options.get("context_window")
+        evolved = transformer_options.get("ad_params", {}).get("sub_idxs")  # of AnimateDiff Evolved's windows
+        if window is not None and window.dim == 0:
+            anchor = getattr(window, "causal_anchor_index", None)  # an image that the host puts before the window's
+            images = ([] if anchor is None else [anchor]) + list(window.index_list)
+        else:
+            images = list(range(self._batch) if evolved is None else evolved)
+        if len(images) != per_chunk:
+            raise ValueError(
+                f"{self._node}: the model was called for {per_chunk} pictures where the batch has {self._batch}. A "
+                "node that samples in tiles, or splits batches in a way of its own, cannot be combined with this one."
+            )
+        return tuple(images)
+
     def _note_unreadable(self, layers: set[Layer]) -> None:
         for (name, number), *_ in sorted(layers - self._unreadable):
             log.warning("%s: another node changes the attention of block %s %d; using the others.",
                         self._node, name, number)
         self._unreadable |= layers
-
-
-def _images(call: Call, transformer_options: dict[str, Any], batch: int) -> tuple[int, ...]:
-    """The images of the batch that are in each chunk of this call: all of them, or those of a context window."""
-    per_chunk = call.rows // len(transformer_options["uuids"])
-    window = transformer_options.get("context_window")
-    if window is not None and window.dim == 0:
-        anchor = getattr(window, "causal_anchor_index", None)  # an image that the host puts before the window's
-        images = ([] if anchor is None else [anchor]) + list(window.index_list)
-    else:
-        images = list(range(batch))
-    if len(images) != per_chunk:
-        raise ValueError(
-            f"the model was called for {per_chunk} of {batch} images, which is neither the whole batch nor a context "
-            "window of it. A node that splits batches cannot be combined with semantic guidance."
-        )
-    return tuple(images)
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
@@ -39,6 +41,15 @@ def to_picture(image: Tensor) -> Image.Image:
 def to_tensor(picture: Image.Image) -> Tensor:
     """RGB -> [H, W, 3] in 0..1."""
     return torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255
+
+
+def reduced(picture: Tensor, most: int) -> Tensor:
+    """A picture [H, W, 3] of at most `most` bytes: as it is, or smaller in the same proportions."""
+    if picture.nbytes <= most:
+        return picture
+    factor = math.sqrt(most / picture.nbytes)
+    height, width = (max(int(side * factor), 1) for side in picture.shape[:2])
+    return to_tensor(to_picture(picture).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def new_sheet(width: int, height: int, title: str | None) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:

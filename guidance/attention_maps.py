@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import widen
 from .smoothing import smooth
 
 EPSILON = 1e-8
@@ -48,11 +49,11 @@ def complete(self_attention: SupportsMatmul, cross_attention: Tensor, completion
 
 
 def to_grid(attention: Tensor, layer_grid: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
-    """Token maps [B, P, N] of a layer of h x w = P positions, as smoothed fp32 pictures [B, N, *grid].
+    """Token maps [B, P, N] of a layer of h x w = P positions, as smoothed pictures, fp32 or wider, [B, N, *grid].
 
     Grids are (h, w), or (t, h, w) for video, of which only h and w may differ: each frame is a picture of its own.
     """
-    maps = attention.float().transpose(1, 2).unflatten(2, layer_grid)  # [B, N, *layer_grid]
+    maps = widen(attention).transpose(1, 2).unflatten(2, layer_grid)  # [B, N, *layer_grid]
     if layer_grid != grid:
         maps = resize(maps, grid[-2:])
     return smooth(maps)

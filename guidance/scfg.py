@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .attention_maps import EPSILON, normalise
+from .precision import widen
 from .smoothing import smooth
 
 COMPARED = 2**22  # pairs of a position and a region that are looked at together: 20 MB
@@ -64,7 +65,7 @@ def region_rates(difference: Tensor, partition: Partition, reference: Tensor) ->
     difference: [B, C, *size], cond - uncond in any space (only ratios count). reference: [B, 1, *size] in 0..1, the
     foreground, or ones for the whole image. An empty region has rate 0.
     """
-    norm = difference.float().norm(dim=1).flatten(1)  # [B, P]
+    norm = widen(difference).norm(dim=1).flatten(1)  # [B, P]
     owner, share, reference = partition.owner.flatten(1), partition.share.flatten(1), reference.flatten(1)
     level = (norm * reference).sum(dim=1, keepdim=True) / (reference.sum(dim=1, keepdim=True) + EPSILON)
     size = _sum_by_region(share, owner, partition.regions)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .precision import widen
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -62,7 +64,7 @@ def needed(edit: Edit, step: int, momentum: Momentum) -> bool:
 def channel_quantile(magnitude: Tensor, threshold: float) -> Tensor:
     """The quantile of every sample and channel on its own, over all positions of all axes from 2 on.
 
-    magnitude: [B, C, *space] float32, at most 2^24 positions (torch.quantile limits one axis, not the whole).
+    magnitude: [B, C, *space] float32 or wider, at most 2^24 positions (torch.quantile limits one axis, not the whole).
     Returns [B, C, 1, ..., 1], linearly interpolated.
     """
     quantile = torch.quantile(magnitude.flatten(2), threshold, dim=2)
@@ -74,8 +76,8 @@ def strongest(attention: Tensor, threshold: float) -> Tensor:
 
     Brack et al., "LEDITS++: Limitless Image Editing using Text-to-Image Models", CVPR 2024.
     """
-    attention = attention.float()
-    return (attention >= channel_quantile(attention, threshold)).float()
+    attention = widen(attention)
+    return (attention >= channel_quantile(attention, threshold)).to(attention.dtype)
 
 
 def edit_term(uncond: Tensor, concept: Tensor, edit: Edit, mask: Tensor | None = None) -> Tensor:
@@ -84,7 +86,7 @@ def edit_term(uncond: Tensor, concept: Tensor, edit: Edit, mask: Tensor | None =
     uncond, concept: noise predictions [B, C, *space]; mask: broadcastable to them, 1 where the edit may act.
     The mask is applied after the threshold, so that inside it the edit is the same as without it.
     """
-    psi = (concept.float() - uncond.float()) * (-edit.scale if edit.remove else edit.scale)
+    psi = (widen(concept) - widen(uncond)) * (-edit.scale if edit.remove else edit.scale)
     magnitude = psi.abs()
     term = torch.where(magnitude >= channel_quantile(magnitude, edit.threshold), psi, 0)
     return term if mask is None else term * mask
@@ -106,10 +108,10 @@ def sega_step(
     nu: momentum of the previous step, None before the first; step: sampler step, 0 at the most noise
     masks: one per concept, broadcastable to [B, C, *space], or None
 
-    Returns (edit, nu), both [B, C, *space] float32. The guided prediction is
+    Returns (edit, nu), both [B, C, *space], widened. The guided prediction is
     uncond + w (cond - uncond) + edit, with any other guidance in the place of the first two terms.
     """
-    zero = torch.zeros_like(uncond, dtype=torch.float32)
+    zero = torch.zeros_like(widen(uncond))
     nu = zero if nu is None else nu
     if momentum.ends_with_cooldown and all(edit.cooled(step) for edit in edits):
         return zero, zero

@@ -4,7 +4,7 @@ import logging
 
 from comfy_api.latest import io
 
-from ..words.prompt import CONDITIONING_KEY, prompt_words
+from ..words.prompt import CONDITIONING_KEY, PROBLEM_KEY, UnknownWords, prompt_words
 from .checks import checked
 from .sockets import CATEGORY
 
@@ -43,11 +43,27 @@ class SemanticGuidancePrompt(io.ComfyNode):
         if clip is None:
             raise ValueError("Prompt with Words: there is no text encoder. Choose a checkpoint that contains one, "
                              "or load it with a CLIP loader.")
-        words = prompt_words(clip, clip.tokenize(text, return_word_ids=True))
-        if words is None:
-            log.warning("Prompt with Words: this text encoder does not split prompts as CLIP does; words not recorded.")
-        extra = {} if words is None else {CONDITIONING_KEY: words}
-        return io.NodeOutput(clip.encode_from_tokens_scheduled(clip.tokenize(text), add_dict=extra))
+        conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        found: dict[int, dict] = {}
+        for columns, extra in conditioning:
+            length = columns.shape[1]
+            if length not in found:
+                found[length] = _recorded(clip, text, length)
+            extra.update(found[length])
+        return io.NodeOutput(conditioning)
+
+
+def _recorded(clip, text: str, length: int) -> dict:
+    """What a conditioning of `length` columns carries for the other nodes."""
+    try:
+        words, notes = prompt_words(clip, text, length)
+    except UnknownWords as reason:
+        log.warning("Prompt with Words: the words of this prompt are unknown, because %s. Other nodes can name its "
+                    "tokens by number, such as #5.", reason)
+        return {PROBLEM_KEY: str(reason)}
+    for note in notes:
+        log.warning("Prompt with Words: %s", note)
+    return {CONDITIONING_KEY: words}
 
 
 NODES = [SemanticGuidancePrompt]

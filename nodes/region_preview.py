@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-import torch
+from typing import NamedTuple
+
 import torch.nn.functional as F
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..drawing import DIVERGING, LegendEntry, heat_map, region_picture
-from ..sampling.scfg.regions import RegionRecord, ShownWord, WordStep, by_words, steps_shown, word_masks
+from ..sampling.scfg.regions import RegionRecord, RegionStep, ShownWord, WordStep, by_words, steps_shown, word_masks
+from ..sampling.scfg.regions import Regions as RegionsOfRun
 from .checks import checked
+from .pictures import BUDGET, gallery, picture_name, pictures_behind
 from .sockets import CATEGORY, Regions
 
 NODE = "Region Preview"
@@ -72,32 +75,39 @@ class SemanticGuidanceRegionPreview(io.ComfyNode):
         except ValueError as error:
             raise ValueError(f"{NODE}: {error}") from error
         words, steps = by_words(run, chosen)
-        images = _images(image, batch=len(chosen[0].owner))
-        rates = torch.stack([seen.rate_map for seen in run.steps])
-        scale = (float(rates.min()), float(rates.max()))
+        behind = pictures_behind(image, run.batch, run.frames, NODE)
+        scale = _ends([seen.rate_map for seen in run.steps])
+        shown = [
+            _Shown(by_word, number, _title(recorded, run, number))
+            for by_word, recorded in zip(steps, chosen, strict=True) for number in range(len(behind))
+        ]
+        pictures = gallery((
+            region_picture(step.owner[number], _legend(words, step, number), behind[number], opacity, title)
+            for step, number, title in shown
+        ), len(shown), BUDGET // 2)
+        heat = gallery((
+            heat_map(step.rate_map[number], behind[number], title, scale, DIVERGING, unit="x")
+            for step, number, title in shown
+        ), len(shown), BUDGET // 2)
+        masks = _masks(steps[-1], len(words), behind[0], run.downscale)
+        return io.NodeOutput(pictures, masks, heat, ui=ui.PreviewImage([*pictures, *heat], cls=cls))
 
-        pictures, heat = [], []
-        for shown, recorded in zip(steps, chosen, strict=True):
-            for index, picture in enumerate(images):
-                title = f"Step {shown.step + 1}, sigma {recorded.sigma:.3g}"
-                title += f", image {index + 1} of {len(images)}" if len(images) > 1 else ""
-                legend = _legend(words, shown, index)
-                pictures.append(region_picture(shown.owner[index], legend, picture, opacity, title))
-                heat.append(heat_map(shown.rate_map[index], picture, title, scale, DIVERGING, unit="x"))
-        masks = _masks(steps[-1], len(words), images[0], run.downscale)
-        preview = ui.PreviewImage([*pictures, *heat], cls=cls)
-        return io.NodeOutput(torch.stack(pictures), masks, torch.stack(heat), ui=preview)
+
+class _Shown(NamedTuple):
+    """One picture of one step."""
+
+    step: WordStep
+    number: int
+    title: str
 
 
-def _images(image: Tensor | None, batch: int) -> list[Tensor | None]:
-    """One image, or none, for each latent of the batch."""
-    if image is None:
-        return [None] * batch
-    if len(image) != batch:
-        raise ValueError(
-            f"{NODE}: {len(image)} images for {batch} latents. Connect the images decoded from this latent, or none."
-        )
-    return list(image.cpu())
+def _title(recorded: RegionStep, run: RegionsOfRun, number: int) -> str:
+    parts = [f"Step {recorded.step + 1}", f"sigma {recorded.sigma:.3g}", picture_name(number, run.batch, run.frames)]
+    return ", ".join(filter(None, parts))
+
+
+def _ends(rate_maps: list[Tensor]) -> tuple[float, float]:
+    return min(float(rates.min()) for rates in rate_maps), max(float(rates.max()) for rates in rate_maps)
 
 
 def _legend(words: tuple[ShownWord, ...], shown: WordStep, index: int) -> list[LegendEntry]:
@@ -112,7 +122,7 @@ def _legend(words: tuple[ShownWord, ...], shown: WordStep, index: int) -> list[L
 
 
 def _masks(shown: WordStep, count: int, image: Tensor | None, downscale: int) -> Tensor:
-    """[B * count, H, W] in 0 or 1, at the image's size, or at the size that the latent decodes to."""
+    """[P * count, H, W] in 0 or 1, at the image's size, or at the size that the latent decodes to."""
     height, width = shown.owner.shape[1:]
     size = (height * downscale, width * downscale) if image is None else tuple(image.shape[:2])
     owner = F.interpolate(shown.owner[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()

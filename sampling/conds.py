@@ -10,6 +10,9 @@ import torch
 from comfy.samplers import get_area_and_mult
 from torch import Tensor
 
+from ..guidance.precision import widen
+from ..words.prompt import CONDITIONING_KEY
+
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
@@ -38,14 +41,26 @@ class ActiveCond(NamedTuple):
 def give_copies_own_uuids(guider: CFGGuider) -> None:
     """Make the uuids of a run's conds tell them apart.
 
-    For a cond with an area the host gives every other prompt one with the same area, and the uuid of the first.
-    Some guiders bring prompts of their own only now.
+    For a cond with an area the host gives every other prompt one with the same area: a copy of that cond, uuid and
+    recorded words included, with the text of the other prompt's own.
     """
     for name, conds in guider.conds.items():
-        own = {cond["uuid"] for cond in guider.original_conds.get(name, ())}
+        own = {cond["uuid"] for cond in guider.original_conds.get(name, conds)}
+        words = {id(cond["model_conds"].get("c_crossattn")): cond.get(CONDITIONING_KEY)
+                 for cond in conds if cond["uuid"] in own}
         for cond in conds:
             if cond["uuid"] not in own:
                 cond["uuid"] = uuid.uuid4()
+                cond[CONDITIONING_KEY] = words.get(id(cond["model_conds"].get("c_crossattn")))
+
+
+def are_alike(cond: dict[str, Any]) -> Tensor:
+    """Whether all tokens of a processed cond's text are the same, as ConditioningZeroOut leaves them. Bool [B or 1].
+
+    Attention then gives every token the same, but for rounding. A tensor, so that nothing waits for it.
+    """
+    text = cond["model_conds"]["c_crossattn"].cond  # [B or 1, N, C]
+    return (text == text[:, :1]).flatten(1).all(dim=1)
 
 
 def text_length(cond: dict[str, Any]) -> int | None:
@@ -69,7 +84,7 @@ def active_conds(conds: list[dict[str, Any]], x: Tensor, sigma: Tensor) -> list[
             continue
         lengths, starts = _halves(described.area or (*size, *[0] * len(size)))
         view = tuple(slice(start, start + length) for start, length in zip(starts, lengths, strict=True))
-        share = x.new_zeros((x.shape[0], 1, *size), dtype=torch.float32)
+        share = widen(x).new_zeros((x.shape[0], 1, *size))
         share[(..., *view)] = described.mult[:, :1]
         item = ActiveCond(cond, view, share)
         (defaults if "default" in cond else active).append(item)

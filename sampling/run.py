@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -54,9 +54,13 @@ class Evaluation:
 class Run:
     """What a node keeps during one sampling run. Made when the run starts, dropped when it ends, however it ends."""
 
-    # add_run sets these
-    schedule: list[float]  # the run's sigmas
-    latent_shapes: list[Sequence[int]]  # of the latent's parts; several (video and sound) the host packs into [B, 1, N]
+    node = "Semantic Guidance"  # whose messages these are
+    schedule: list[float]  # the run's sigmas; add_run sets it
+    _warned: frozenset[str] = frozenset()
+
+    def reads_attention(self, evaluation: Evaluation) -> bool:
+        """Whether this evaluation's attention is read, for which a compiled model must run as it was written."""
+        return True
 
     def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
         """Called before the host predicts the noise."""
@@ -71,10 +75,13 @@ class Run:
     def finish(self, samples: Tensor) -> None:
         """Called with the latent that the run returns, unless it failed or was interrupted."""
 
+    def warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned |= {message}
+            log.warning("%s: %s", self.node, message)
 
-def add_run(
-    model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run], reads_attention: bool = True
-) -> str:
+
+def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -> str:
     """Let `model` (a clone) make a Run from the guider and the sigmas (on the CPU) whenever sampling starts.
 
     Returns the key under which current_run finds it in the options that the host passes around.
@@ -87,11 +94,9 @@ def add_run(
         schedule = sigmas.flatten().cpu()
         run = make_run(guider, schedule)
         run.schedule = schedule.tolist()
-        run.latent_shapes = kwargs.get("latent_shapes") or [noise.shape]
         guider.model_options = {**before, "transformer_options": {**before.get("transformer_options", {}), key: run}}
         try:
-            with _uncompiled(before) if reads_attention else nullcontext():
-                samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
             run.finish(samples)
             return samples
         finally:
@@ -103,9 +108,12 @@ def add_run(
 
     def predict_noise(executor, x, timestep, model_options, *args, **kwargs):
         run = current_run(model_options, key)
-        if run is not None:
-            run.begin_evaluation(executor.class_obj, Evaluation(x, timestep, run.schedule))
-        return executor(x, timestep, model_options, *args, **kwargs)
+        if run is None:
+            return executor(x, timestep, model_options, *args, **kwargs)
+        evaluation = Evaluation(x, timestep, run.schedule)
+        with _uncompiled(run, model_options) if run.reads_attention(evaluation) else nullcontext():
+            run.begin_evaluation(executor.class_obj, evaluation)
+            return executor(x, timestep, model_options, *args, **kwargs)
 
     def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
         run = transformer_options.get(key)
@@ -132,7 +140,7 @@ def without_runs(model: ModelPatcher) -> ModelPatcher:
     return model
 
 
-def _uncompiled(model_options: dict[str, Any]) -> AbstractContextManager:
+def _uncompiled(run: Run, model_options: dict[str, Any]) -> AbstractContextManager:
     """Let compiled models run as they were written.
 
     A compiled model repeats the attention calls of its first trace, whether or not they are to be watched now: the
@@ -141,7 +149,7 @@ def _uncompiled(model_options: dict[str, Any]) -> AbstractContextManager:
     if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):  # PyTorch 2.6
         return nullcontext()
     if TORCH_COMPILE_KWARGS in model_options:
-        log.warning("Semantic Guidance: the compiled model runs uncompiled, so that its attention can be read.")
+        run.warn_once("the compiled model runs uncompiled in the steps in which its attention is read.")
     return torch.compiler.set_stance("force_eager")
 
 

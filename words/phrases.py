@@ -6,7 +6,7 @@ import difflib
 import re
 import unicodedata
 
-from .prompt import CONDITIONING_KEY, PromptWords
+from .prompt import CONDITIONING_KEY, PROBLEM_KEY, PromptWords
 
 
 def _normal(text: str) -> str:
@@ -29,12 +29,12 @@ def find_phrase(prompt: PromptWords, phrase: str) -> tuple[int, ...]:
     wanted = _normal(phrase)
     for first in range(len(prompt.words)):
         text = ""
-        columns: tuple[int, ...] = ()
+        columns: dict[int, None] = {}  # two words may share a token
         for word in prompt.words[first:]:
             text += _normal(word.text)
-            columns += word.tokens
+            columns.update(dict.fromkeys(word.tokens))
             if text == wanted:
-                return columns
+                return tuple(columns)
             if not wanted.startswith(text):
                 break
     return ()
@@ -80,7 +80,9 @@ def phrase_columns(words: PromptWords | None, length: int | None, phrase: str) -
 def check_phrases(conditioning: list, phrases: list[str], node: str) -> None:
     """Raise ValueError, with the words there are, unless every phrase is in one of the prompts."""
     prompts = [(extra.get(CONDITIONING_KEY), text.shape[1]) for text, extra in conditioning if text is not None]
+    prompts = [(words and words._replace(words=words.seen), length) for words, length in prompts]
     known = [words for words, _ in prompts if words is not None]
+    problems = [extra[PROBLEM_KEY] for _, extra in conditioning if PROBLEM_KEY in extra]
     texts = ", ".join(dict.fromkeys(text for words in known for text in word_list(words))) or "none"
     if not phrases:
         raise ValueError(f"{node}: no words are given. Name words of the prompt, separated by commas. It has: {texts}.")
@@ -90,6 +92,11 @@ def check_phrases(conditioning: list, phrases: list[str], node: str) -> None:
         if is_token_number(phrase):
             last = max((length for _, length in prompts), default=0) - 1
             raise ValueError(f"{node}: there is no token {phrase}. The prompt has the tokens #0 to #{last}.")
+        if problems and not known:
+            raise ValueError(
+                f'{node}: cannot find "{phrase}", because {problems[0]}. '
+                "Give token numbers such as #5 (#0 is the first), or use another text encoder."
+            )
         if not known:
             raise ValueError(
                 f'{node}: cannot find "{phrase}", because this prompt does not say which tokens its words became. '

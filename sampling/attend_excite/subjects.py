@@ -86,7 +86,7 @@ class Subjects:
             cols = slice(horizontal.start * size[1] // width, max(-(-horizontal.stop * size[1] // width), 1))
             present = [number for number, subject in enumerate(self.columns[item.uuid]) if subject]
             view = whole[:, present, rows, cols]
-            part = F.interpolate(scores.cpu(), view.shape[-2:], mode="bilinear")
+            part = F.interpolate(scores.float().cpu(), view.shape[-2:], mode="bilinear")
             whole[:, present, rows, cols] = torch.maximum(view, part)
         return whole.half()
 

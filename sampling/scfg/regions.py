@@ -40,6 +40,15 @@ class Regions(NamedTuple):
     downscale: int  # pixels per latent position, each way
     fingerprint: Tensor  # of the latent that the run returned
 
+    @property
+    def batch(self) -> int:
+        return self.steps[0].owner.shape[0]
+
+    @property
+    def frames(self) -> int:
+        """Latent frames of each clip; 1 for images."""
+        return self.steps[0].owner.shape[1:-2].numel()
+
 
 def met(regions: list[Region], steps: list[RegionStep]) -> tuple[tuple[Region, ...], tuple[RegionStep, ...]]:
     """The regions that have a place in some step, in the order of first sight, and the steps with only these."""
@@ -62,13 +71,13 @@ class ShownWord(NamedTuple):
 
 
 class WordStep(NamedTuple):
-    """One step by words."""
+    """One step by words, picture by picture: P images of a batch, or latent frames, those of one clip together."""
 
     step: int  # from 0
-    owner: Tensor  # [B, H, W] int64, index into the words shown
-    shares: Tensor  # [B, n], of the image, sum to 1
-    rates: Tensor  # [B, n], mean of the applied rate over the word's part, NaN where it has none
-    rate_map: Tensor  # [B, H, W] fp32
+    owner: Tensor  # [P, H, W] int64, index into the words shown
+    shares: Tensor  # [P, n], of the picture, sum to 1
+    rates: Tensor  # [P, n], mean of the applied rate over the word's part, NaN where it has none
+    rate_map: Tensor  # [P, H, W] fp32
 
 
 def steps_shown(run: Regions, number: int) -> tuple[RegionStep, ...]:
@@ -104,9 +113,9 @@ def by_words(run: Regions, steps: tuple[RegionStep, ...]) -> tuple[tuple[ShownWo
     table = torch.tensor([index_of.get(key, -1) for key in keys])
     shown = []
     for step in steps:
-        owner = table[step.owner.long()]
-        masks = word_masks(owner, len(words)).flatten(2).float()  # [B, n, H * W]
-        rate_map = step.rate_map.float()
+        owner = table[step.owner.long()].flatten(0, -3)
+        masks = word_masks(owner, len(words)).flatten(2).float()  # [P, n, H * W]
+        rate_map = step.rate_map.float().flatten(0, -3)
         sizes = masks.sum(dim=-1)
         rates = torch.einsum("bnp,bp->bn", masks, rate_map.flatten(1)) / sizes
         shown.append(WordStep(step.step, owner, sizes / masks.shape[-1], rates, rate_map))
@@ -114,7 +123,7 @@ def by_words(run: Regions, steps: tuple[RegionStep, ...]) -> tuple[tuple[ShownWo
 
 
 def word_masks(owner: Tensor, count: int) -> Tensor:
-    """[B, H, W] indices -> bool [B, count, H, W]; every position belongs to one word."""
+    """[P, H, W] indices -> bool [P, count, H, W]; every position belongs to one word."""
     return owner[:, None] == torch.arange(count)[:, None, None]
 
 

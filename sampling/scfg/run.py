@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,9 +12,10 @@ from ...attention_hooks.observe import Call
 from ...attention_hooks.token_maps import Capture, Wanted
 from ...guidance import scfg
 from ...guidance.attention_maps import Completion, enlarge
+from ...guidance.precision import widen
 from ...words.phrases import token_labels
 from ...words.prompt import CONDITIONING_KEY
-from ..conds import ActiveCond, active_conds, text_length
+from ..conds import ActiveCond, active_conds, are_alike, text_length
 from ..record import fingerprint
 from ..run import Evaluation, Run, SigmaRange, add_run, current_run
 from .regions import Region, RegionRecord, Regions, RegionStep, met
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.samplers import CFGGuider
 
-log = logging.getLogger(__name__)
 NODE = "S-CFG"
 
 
@@ -50,6 +49,9 @@ class _Prompt(NamedTuple):
 class SCFGRun(Run):
     """One sampling run with S-CFG; hands what it saw to `record` when it ends well."""
 
+    node = NODE
+    guided = False  # whether the host has called `guide`
+
     def __init__(
         self, guider: CFGGuider, family: Family, layers: list[Layer], settings: Settings, record: RegionRecord
     ):
@@ -62,11 +64,17 @@ class SCFGRun(Run):
         self.regions: list[Region] = []  # every token column of the prompts met so far
         self.first: dict[int, int] = {}  # number of a prompt's first region, by the prompt's
         self.downscale = guider.model_patcher.model.latent_format.spacial_downscale_ratio
-        self.warned: set[str] = set()
+        self.guider = type(guider).__name__
+        self.acted = False
+        self.alike: dict[Any, Tensor] = {}  # whether a negative prompt's tokens are all the same, by uuid; [B or 1]
+
+    def reads_attention(self, evaluation: Evaluation) -> bool:
+        return evaluation.sigma_value in self.range
 
     def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
-        self.acts = evaluation.sigma_value in self.range
+        self.acts = self.reads_attention(evaluation)
+        self.acted |= self.acts
         wanted = wanted_conds(guider, foreground=not self.settings.whole_image) if self.acts else {}
         self.capture.begin(wanted, evaluation.x.shape[0])
 
@@ -77,27 +85,38 @@ class SCFGRun(Run):
         self.capture.end_forward(call, transformer_options)
 
     def finish(self, samples: Tensor) -> None:
+        if self.acted and not self.guided:
+            self.warn_once("it had no effect: another node has taken over guidance. Connect that node before this one.")
+        if any(alike.any() for alike in self.alike.values()):
+            self.warn_once("the negative prompt is zeroed out, so it sees no foreground; the whole image was the "
+                           "reference instead.")
         # Samplers that evaluate a step more than once start at its sigma, the highest.
         first: dict[int, RegionStep] = {}
         for seen in sorted(self.seen.values(), key=lambda seen: -seen.sigma):
             first.setdefault(seen.step, seen)
-        if first:
-            regions, steps = met(self.regions, [seen.on_cpu() for seen in first.values()])
-            self.record.add(Regions(regions, steps, self.downscale, fingerprint(samples)))
-
-    def warn_once(self, message: str) -> None:
-        if message not in self.warned:
-            self.warned.add(message)
-            log.warning("%s: %s", NODE, message)
+        if not first:
+            return
+        regions, steps = met(self.regions, [seen.on_cpu() for seen in first.values()])
+        for step in steps:
+            if not step.rate_map.isfinite().all():
+                raise ValueError(
+                    f"{NODE}: in step {step.step + 1} the predictions that {self.guider} compares are not finite. "
+                    "Use KSampler or CFGGuider, or run the model in a precision with more range, such as bf16."
+                )
+        self.record.add(Regions(regions, steps, self.downscale, fingerprint(samples)))
 
     def guide(self, args: dict[str, Any]) -> Tensor:
         """The host's post-CFG function: denoised [B, C, H, W] -> denoised with a scale for every region."""
         x, denoised = args["input"], args["denoised"]
+        self.guided = True
         if not self.acts:
             return denoised
-        if not args["uncond"]:
+        if args["uncond"] is None:
             self.warn_once("the sampler does not use the negative prompt (cfg 1), so there is no guidance to change.")
             return denoised
+        for name, conds in (("positive", args["cond"]), ("negative", args["uncond"])):
+            if not conds:
+                raise ValueError(f"{NODE}: {self.guider} compares no {name} prompt. Use KSampler or CFGGuider.")
         cond, uncond, cfg_scale = args["cond_denoised"], args["uncond_denoised"], args["cond_scale"]
         reference = self._reference(args["uncond"], x)
         prompts = self._prompts(args["cond"], x)
@@ -124,12 +143,15 @@ class SCFGRun(Run):
             return None
         shape = (x.shape[0], 1, *x.shape[2:])
         if self.settings.whole_image:
-            return x.new_ones(shape, dtype=torch.float32)
-        reference = x.new_zeros(shape, dtype=torch.float32)
+            return widen(x).new_ones(shape)
+        reference = widen(x).new_zeros(shape)
         for item in active:
-            pair = self.capture.maps(item.uuid, item.size).foreground.to(x.device)
+            seen = scfg.foreground(self.capture.maps(item.uuid, item.size).foreground.to(x.device))
+            if item.uuid not in self.alike:
+                self.alike[item.uuid] = are_alike(item.cond)
+            seen = seen | self.alike[item.uuid].to(x.device).view(-1, *[1] * (seen.ndim - 1))
             view = (..., *item.view)
-            reference[view] += item.share[view] * enlarge(scfg.foreground(pair), item.size)
+            reference[view] += item.share[view] * enlarge(seen, item.size)
         return reference
 
     def _prompts(self, conds: list[dict], x: Tensor) -> list[_Prompt]:
@@ -155,7 +177,7 @@ class SCFGRun(Run):
         """Keep what this evaluation saw: of each position, the region of the prompt with the largest share."""
         strongest = torch.cat([prompt.partition.share for prompt in prompts], dim=1).argmax(dim=1, keepdim=True)
         owners = torch.cat([prompt.partition.owner + prompt.first for prompt in prompts], dim=1)
-        table = rate.new_zeros((rate.shape[0], len(self.regions)))
+        table = rate.new_zeros((rate.shape[0], len(self.regions)), dtype=torch.float32)
         for prompt, values in zip(prompts, rates, strict=True):
             table[:, prompt.first : prompt.first + prompt.partition.regions] = values
         owner = owners.gather(1, strongest)[:, 0].to(torch.int16)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ...attention_hooks.families import Family, Layer, layers_at, model_family, model_layers
@@ -12,6 +11,7 @@ from ...attention_hooks.observe import Observation
 from ...attention_hooks.probabilities import fold_repeats
 from ...attention_hooks.token_maps import Capture
 from ...guidance.attention_maps import enlarge, to_grid
+from ...guidance.precision import widen
 from ...guidance.sega import strongest
 from ...words.phrases import check_phrases, phrase_columns
 from ...words.prompt import CONDITIONING_KEY
@@ -48,7 +48,7 @@ class ConceptWords(Capture):
 
     def mask(self, concept: Concept, conds: list[Cond], x: Tensor, sigma: Tensor) -> Tensor:
         """[B, 1, H, W]: 1 where the concept's attention to its words is strongest."""
-        mask = x.new_zeros((x.shape[0], 1, *x.shape[-2:]), dtype=torch.float32)
+        mask = widen(x).new_zeros((x.shape[0], 1, *x.shape[-2:]))
         for item in active_conds(conds, x, sigma):
             if item.uuid in self._wanted and self.called(item.uuid):
                 seen = self.maps(item.uuid, item.size).tokens.to(x.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.hooks
 import comfy.ldm.modules.attention as host_attention
 import comfy.model_patcher
+import comfy.samplers
 import comfy_extras.nodes_context_windows as context_windows
 import comfy_extras.nodes_easycache as easycache
 import comfy_extras.nodes_hypertile as hypertile
@@ -99,7 +100,7 @@ def test_guides_beside_nodes_that_change_the_model_in_either_order(sd15, other):
     assert relative(before, seeded(with_scfg(sd15))) > 1e-3
 
 
-def test_steps_that_easycache_spares_use_the_last_regions(sd15):
+def test_steps_that_easycache_spares_use_the_last_regions(sd15, caplog):
     model, record = with_regions(with_easycache(sd15))
     samples = run(model, steps=5)
     owners = [step.owner for step in record.of(samples).steps]
@@ -107,6 +108,7 @@ def test_steps_that_easycache_spares_use_the_last_regions(sd15):
     assert torch.equal(owners[4], owners[3])
     assert not torch.equal(owners[1], owners[0])
     assert relative(samples, run(with_easycache(sd15), steps=5)) > 1e-3
+    assert "changes the attention" not in caplog.text
 
 
 class CountingOverride:
@@ -248,8 +250,11 @@ def test_a_compiled_model_is_read_uncompiled(sd15, caplog):
     compiled = len(traced)
     assert relative(run(with_scfg(model)), expected) < 1e-5
     assert "runs uncompiled" in caplog.text
-    assert relative(run(model), plain) < 1e-5
+    caplog.clear()
+    closed = with_scfg(model, start_percent=0.6, end_percent=0.5)
+    assert relative(run(closed), plain) < 1e-5
     assert len(traced) == compiled > 0
+    assert "uncompiled" not in caplog.text
     torch.compiler.reset()
 
 
@@ -259,3 +264,67 @@ def test_two_in_series_both_act(sd15):
     effects = [first_denoised(with_scfg(sd15, **settings)) - plain for settings in (one, other)]
     both = first_denoised(with_scfg(with_scfg(sd15, **one), **other))
     assert relative(both - plain, effects[0] + effects[1]) < 1e-4
+
+
+class OtherGuider(comfy.samplers.CFGGuider):
+    """A guider of another pack: both predictions, and guidance of its own between the prompts that it is told to."""
+
+    compared = ("positive", "negative")
+    uncond_factor = 1.0
+
+    def predict_noise(self, x, timestep, model_options, seed):
+        conds = [self.conds["positive"], self.conds["negative"]]
+        cond, uncond = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
+        positive, negative = (self.conds.get(name, []) for name in self.compared)
+        uncond = uncond * self.uncond_factor
+        return comfy.samplers.cfg_function(
+            self.inner_model, cond, uncond, self.cfg, x, timestep, model_options, positive, negative
+        )
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"compared": ("positive", "none")}, "S-CFG: OtherGuider compares no negative prompt. Use KSampler"),
+    ({"compared": ("none", "negative")}, "S-CFG: OtherGuider compares no positive prompt. Use KSampler"),
+    ({"uncond_factor": float("nan")}, "in step 1 the predictions that OtherGuider compares are not finite"),
+])
+def test_a_guider_that_gives_nothing_to_compare_is_named(sd15, settings, message):
+    guider = OtherGuider(with_scfg(sd15))
+    guider.set_conds(tiny.prompt(0), tiny.prompt(1))
+    guider.set_cfg(5.0)
+    vars(guider).update(settings)
+    euler = comfy.samplers.sampler_object("euler")
+    with pytest.raises(ValueError, match=message), torch.inference_mode():
+        guider.sample(torch.ones(1, 4, *SIZE), tiny.latent(1, *SIZE), euler, torch.tensor([9.0, 0.0]))
+
+
+def test_guidance_that_another_node_has_taken_over_is_told(sd15, caplog):
+    model, record = with_regions(sd15)
+    model = model.clone()
+    model.model_options["sampler_post_cfg_function"] = []
+    assert torch.equal(run(model), run(sd15))
+    assert "S-CFG: it had no effect: another node has taken over guidance" in caplog.text
+
+
+@pytest.mark.parametrize("windows", [[[0, 1], [1, 2]], None])
+def test_windows_of_animatediff_evolved_are_read_and_what_they_are_not_is_refused(sd15, windows):
+    """It calls the model for some images at a time, and says which in the options."""
+    def by_windows(apply_model, args):
+        options = args["c"]["transformer_options"]
+        out, count = torch.zeros_like(args["input"]), torch.zeros(len(args["input"]), 1, 1, 1)
+        for images in windows or [[0, 1], [1, 2]]:
+            rows = [chunk * 3 + image for chunk in range(len(args["input"]) // 3) for image in images]
+            own = {"ad_params": {"sub_idxs": images}} if windows else {}
+            conds = {"c_crossattn": args["c"]["c_crossattn"][rows], "transformer_options": {**options, **own}}
+            out[rows] += apply_model(args["input"][rows], args["timestep"][rows], **conds)
+            count[rows] += 1
+        return out / count
+
+    noise = torch.randn(3, 4, *SIZE, generator=torch.Generator().manual_seed(2))
+    model = sd15.clone()
+    model.set_model_unet_function_wrapper(by_windows)
+    if windows is None:
+        with pytest.raises(ValueError, match=r"S-CFG: the model was called for 2 pictures where the batch has 3"):
+            run(with_scfg(model), batch=3, noise=noise, steps=1)
+        return
+    assert relative(run(with_scfg(model), batch=3, noise=noise, steps=1),
+                    run(with_scfg(sd15), batch=3, noise=noise, steps=1)) < 1e-4

@@ -11,6 +11,7 @@ from host import tiny
 from host.scfg_runs import SIZE, expected_rates, probed, relative, run, with_regions, with_scfg
 
 from semantic_guidance.sampling.conds import active_conds
+from semantic_guidance.words.prompt import CONDITIONING_KEY, PromptWords, Word
 
 LEFT, RIGHT = torch.zeros(1, *SIZE), torch.ones(1, *SIZE)
 LEFT[..., : SIZE[1] // 2] = 1
@@ -138,6 +139,27 @@ def test_every_chunk_of_a_negative_has_a_start_token_that_stands_for_the_backgro
     twice = [[embedding.repeat(1, 2, 1), extra]]
     model = with_scfg(sd15)
     assert relative(run(model, negative=twice), run(model)) < 1e-4
+
+
+def test_a_negative_that_is_zeroed_out_has_no_foreground_and_is_told(sd15, caplog):
+    """Every token gets the same attention then, and rounding would decide what the foreground is."""
+    (negative,) = host_nodes.ConditioningZeroOut().zero_out(tiny.prompt(1))
+    samples = run(with_scfg(sd15), negative=negative, batch=2)
+    assert torch.equal(samples, run(with_scfg(sd15, reference="whole image"), negative=negative, batch=2))
+    assert caplog.text.count("the negative prompt is zeroed out") == 1
+    halves = masked(negative, LEFT) + masked(tiny.prompt(3), RIGHT)
+    assert run(with_scfg(sd15), negative=halves).isfinite().all()
+
+
+def test_a_copy_for_the_area_of_a_negative_keeps_its_own_words(sd15):
+    """The host makes it of the negative, and gives it the positive's text."""
+    named = {seed: PromptWords((Word(f"word {seed}", tuple(range(77))),), 77) for seed in (0, 1)}
+    positive, corner = (tiny.prompt(seed, **{CONDITIONING_KEY: words}) for seed, words in named.items())
+    model, record = with_regions(sd15)
+    samples = run(model, positive=positive, negative=tiny.prompt(2) + in_area(corner, 8, 12, 8, 0, strength=30.0))
+    regions = record.of(samples).regions
+    assert {region.prompt for region in regions} == {0, 1}
+    assert {region.text for region in regions} == {"word 0"}
 
 
 def test_cfg_1_equals_plain_and_says_why(sd15, caplog):

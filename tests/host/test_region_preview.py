@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import comfy.model_management
 import folder_paths
 import pytest
 import torch
 from host import scfg_runs, tiny, tiny_clip
 
+from semantic_guidance.nodes import region_preview
+from semantic_guidance.nodes.pictures import pictures_behind
 from semantic_guidance.nodes.region_preview import SemanticGuidanceRegionPreview
+from semantic_guidance.sampling.record import fingerprint
+from semantic_guidance.sampling.scfg import regions
 from semantic_guidance.sampling.scfg.regions import by_words
-from semantic_guidance.words.prompt import CONDITIONING_KEY, prompt_words
+from semantic_guidance.words.prompt import CONDITIONING_KEY
 
 H, W = scfg_runs.SIZE
 STEPS = 3
@@ -27,7 +32,7 @@ def previews(tmp_path, monkeypatch):
 
 
 def prompt(clip, text: str = "a cat and a red balloon", seed: int = 0) -> list:
-    words = prompt_words(clip, clip.tokenize(text, return_word_ids=True))
+    words = tiny_clip.words(clip, text)
     return tiny.prompt(seed, words.length, **{CONDITIONING_KEY: words})
 
 
@@ -161,3 +166,48 @@ def test_as_many_images_as_latents_are_needed(sd15, clip):
     record, latent = sampled(sd15, prompt(clip), batch=2)
     with pytest.raises(ValueError, match="Region Preview: 3 images for 2 latents"):
         preview(record, latent, image=torch.rand((3, 64, 64, 3)))
+
+
+def test_many_pictures_are_smaller_and_can_be_stopped(monkeypatch, sd15, clip):
+    record, latent = sampled(sd15, prompt(clip), batch=2)
+    full, _, full_rates = preview(record, latent)
+    one = full[0].nbytes
+    monkeypatch.setattr(region_preview, "BUDGET", 2 * 2 * STEPS * one // 4)
+    regions, masks, rates = preview(record, latent, step=0)
+    assert len(regions) == 2 * STEPS and regions.nbytes <= 2 * STEPS * one / 4
+    assert regions.shape[1] == pytest.approx(full.shape[1] / 2, abs=2)
+    assert rates.shape[1] > full_rates.shape[1] / 2
+    assert masks.shape[1:] == (8 * H, 8 * W)
+
+    drawn = []
+
+    def stop(*args):
+        drawn.append(args)
+        comfy.model_management.interrupt_current_processing()
+        return torch.zeros(8, 8, 3)
+
+    monkeypatch.setattr(region_preview, "region_picture", stop)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        preview(record, latent, step=0)
+    assert len(drawn) == 1
+
+
+def test_a_clip_shows_each_of_its_latent_frames():
+    """A record of two steps on two clips of three frames, as a video model leaves it."""
+    samples = torch.randn(2, 16, 3, 4, 6)
+    owner = torch.arange(3, dtype=torch.int16)[None, :, None, None].expand(2, 3, 4, 6)  # a word for each frame
+    rate = torch.rand(2, 3, 4, 6).half() + 0.5
+    steps = tuple(regions.RegionStep(step, 1.0 - step / 2, owner, torch.ones(2, 3), rate) for step in range(2))
+    named = tuple(regions.Region(0, column, text) for column, text in enumerate(("cat", "sits", "dog")))
+    record = regions.RegionRecord()
+    record.add(regions.Regions(named, steps, 8, fingerprint(samples)))
+    image = torch.rand(2 * 9, 32, 48, 3)
+    pictures, masks, rates = preview(record, {"samples": samples}, image=image)
+    assert len(pictures) == len(rates) == 2 * 3
+    assert masks.shape == (2 * 3 * 3, 32, 48)
+    assert masks.view(2, 3, 3, -1).mean(dim=-1)[0].tolist() == torch.eye(3).tolist()
+    assert len(preview(record, {"samples": samples}, step=0)[0]) == 2 * 2 * 3
+    behind = pictures_behind(image, 2, 3, "test")
+    assert [int((image == picture).flatten(1).all(dim=1).nonzero()) for picture in behind] == [0, 4, 8, 9, 13, 17]
+    with pytest.raises(ValueError, match="Region Preview: 5 images for 2 clips of 3 latent frames"):
+        preview(record, {"samples": samples}, image=image[:5])

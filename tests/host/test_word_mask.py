@@ -18,7 +18,7 @@ from semantic_guidance.attention_hooks.families import layers_at, model_family, 
 from semantic_guidance.guidance.smoothing import smooth
 from semantic_guidance.nodes.word_mask import SemanticGuidanceWordMask
 from semantic_guidance.sampling.word_mask import DOWNSAMPLE, noise_sigma, word_maps
-from semantic_guidance.words.prompt import CONDITIONING_KEY, prompt_words
+from semantic_guidance.words.prompt import CONDITIONING_KEY
 
 DEFAULTS = {
     item.id: item.default for item in SemanticGuidanceWordMask.define_schema().inputs
@@ -46,7 +46,7 @@ def previews(tmp_path, monkeypatch):
 
 def prompt(clip, text: str = TEXT, seed: int = 0) -> list:
     """Random embeddings of a prompt with real words, so that prompts of any length are at hand at once."""
-    words = prompt_words(clip, clip.tokenize(text, return_word_ids=True))
+    words = tiny_clip.words(clip, text)
     return tiny.prompt(seed, words.length, **{CONDITIONING_KEY: words})
 
 

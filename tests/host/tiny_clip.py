@@ -11,6 +11,8 @@ import comfy.text_encoders.sd2_clip
 from comfy.supported_models_base import ClipTarget
 from host.tiny import randomise
 
+from semantic_guidance.words.prompt import PromptWords, prompt_words
+
 TARGETS = {
     "sd1": (comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel, {"clip_l": 64}),
     "sd2": (comfy.text_encoders.sd2_clip.SD2Tokenizer, comfy.text_encoders.sd2_clip.SD2ClipModel, {"clip_h": 64}),
@@ -34,3 +36,9 @@ def clip(family: str, embedding_directory: Path | None = None) -> comfy.sd.CLIP:
     )
     randomise(built.cond_stage_model)
     return built
+
+
+def words(clip: comfy.sd.CLIP, text: str) -> PromptWords:
+    """The words of a prompt without encoding it, for text encoders that make a column of every token."""
+    length = sum(map(len, next(iter(clip.tokenize(text).values()))))
+    return prompt_words(clip, text, length)[0]
