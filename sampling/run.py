@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,8 @@ class Run:
     """What a node keeps during one sampling run. Made when the run starts, dropped when it ends, however it ends."""
 
     node = "Semantic Guidance"  # whose messages these are
-    schedule: list[float]  # the run's sigmas; add_run sets it
+    schedule: list[float]  # the run's sigmas; add_run sets it, and
+    latent_shapes: list[Sequence[int]]  # of the latent's parts; several (video and sound) the host packs into [B, 1, N]
     _warned: frozenset[str] = frozenset()
 
     def reads_attention(self, evaluation: Evaluation) -> bool:
@@ -94,6 +95,7 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -
         schedule = sigmas.flatten().cpu()
         run = make_run(guider, schedule)
         run.schedule = schedule.tolist()
+        run.latent_shapes = kwargs.get("latent_shapes") or [noise.shape]
         guider.model_options = {**before, "transformer_options": {**before.get("transformer_options", {}), key: run}}
         try:
             samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)

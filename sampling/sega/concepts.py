@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from comfy.hooks import EnumHookMode, EnumWeightTarget, HookGroup, create_target_dict
 from comfy.model_patcher import create_hook_patches_clone
-from comfy.sampler_helpers import get_hooks_from_cond
+from comfy.sampler_helpers import get_hooks_from_cond, prepare_mask
 from comfy.samplers import (
     create_cond_with_same_area_if_none,
     filter_registered_hooks_on_conds,
@@ -58,6 +59,14 @@ class Concept:
             warmup, cooldown = int((steps > start).sum()), int((steps >= end).sum())
         return replace(self.edit, warmup=warmup, cooldown=cooldown if self.cooldown > 0 else None)
 
+    def mask_for(self, shape: Sequence[int], device: torch.device, node: str) -> Tensor | None:
+        """The mask for a latent of this shape, [B, 1, *size]: one for each image, or in a video for each frame."""
+        if self.mask is None:
+            return None
+        if len(shape) < 4:
+            raise ValueError(f"{node}: a concept has a mask, but this model's latent has no height and width.")
+        return prepare_mask(self.mask, (shape[0], 1, *shape[2:]), device)
+
 
 class Prompt(NamedTuple):
     """A concept's processed conds, and those of the negative prompt on the same areas, which it is compared with."""
@@ -88,7 +97,8 @@ def register_hooks(guider: CFGGuider, prompts: list[list[Cond]]) -> None:
 
 
 def process_prompt(
-    guider: CFGGuider, conds: list[Cond], noise: Tensor, latent_image: Tensor, denoise_mask: Tensor | None, seed: int
+    guider: CFGGuider, conds: list[Cond], noise: Tensor, latent_image: Tensor, denoise_mask: Tensor | None, seed: int,
+    latent_shapes: Sequence[Sequence[int]],
 ) -> Prompt:
     """A concept's conds as the host processes them; guider.conds is processed already."""
     negative = guider.conds["negative"]
@@ -96,7 +106,7 @@ def process_prompt(
     shared = {key: shared[key] for key in SHARED if key in shared}
     conds = process_conds(
         guider.inner_model, noise, {"positive": [{**shared, **cond} for cond in conds]}, noise.device, latent_image,
-        denoise_mask, seed,
+        denoise_mask, seed, latent_shapes=latent_shapes,
     )["positive"]
     conds = _with_areas_of(conds, negative)
     return Prompt(conds, _with_areas_of(negative, conds))

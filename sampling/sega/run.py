@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfy.sampler_helpers import cleanup_models, cond_has_hooks, convert_cond, prepare_mask
-from comfy.samplers import calc_cond_batch
+from comfy.sampler_helpers import cleanup_models, cond_has_hooks, convert_cond
+from comfy.utils import pack_latents, unpack_latents
 from torch import Tensor
 
 from ...attention_hooks.families import Layer, model_family
@@ -16,9 +16,11 @@ from ...attention_hooks.observe import Call
 from ...guidance.precision import widen
 from ...guidance.sega import Momentum, needed, sega_step
 from ..conds import covered
-from ..run import PREFIX, Evaluation, Run, add_run, current_run
-from .concepts import Concept, Cond, Prompt, process_prompt, register_hooks
+from ..post_cfg import Guidance, add_guidance
+from ..run import PREFIX, Evaluation, current_run
+from .concepts import Concept, Prompt, process_prompt, register_hooks
 from .confine import ConceptWords, word_layers
+from .predictions import Predictions
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
 NODE = "SEGA"
 
 
-class SEGARun(Run):
+class SEGARun(Guidance):
     """One sampling run with concepts.
 
     The first evaluation of each sampler step advances the momentum. Further evaluations of the same step (2S, SDE)
     use the momentum that the step started with. An evaluation at the next step's sigma (Heun) counts as that step's.
     """
+
+    node = NODE
 
     def __init__(
         self, guider: CFGGuider, sigmas: Tensor, concepts: tuple[Concept, ...], momentum: Momentum,
@@ -40,8 +44,8 @@ class SEGARun(Run):
     ):
         if "negative" not in guider.conds:
             raise ValueError(
-                f"{NODE}: this sampler has no negative prompt, against which edits are measured. Use KSampler or CFG "
-                "Guider in place of Basic Guider; cfg may stay at 1."
+                f"{NODE}: this sampler ({type(guider).__name__}) has no negative prompt, against which edits are "
+                "measured. Use KSampler or CFG Guider in place of Basic Guider; cfg may stay at 1."
             )
         model_sampling = guider.model_patcher.get_model_object("model_sampling")
         self.concepts = concepts
@@ -54,32 +58,26 @@ class SEGARun(Run):
         register_hooks(guider, list(self.conds.values()))
         self.prompts: list[Prompt] = []
         self.masks: list[Tensor | None] = []
+        self.predictions = Predictions(NODE)
         self.step = -1
-        self.nu: Tensor | None = None  # when this step started
-        self.next_nu: Tensor | None = None
-        self.begin_forward(None)
+        self.nu: list[Tensor] | None = None  # of each part of the latent, when this step started
+        self.next_nu: list[Tensor] | None = None
+        self.not_finite: list[Tensor] = []  # booleans on the device, one for each direction
 
     def prepare(
         self, guider: CFGGuider, noise: Tensor, latent_image: Tensor, denoise_mask: Tensor | None, seed: int
     ) -> None:
         """Once the host has processed its prompts: process the concepts' prompts and masks for this latent."""
         self.prompts = [
-            process_prompt(guider, conds, noise, latent_image, denoise_mask, seed) for conds in self.conds.values()
+            process_prompt(guider, conds, noise, latent_image, denoise_mask, seed, self.latent_shapes)
+            for conds in self.conds.values()
         ]
-        self.masks = [
-            None if concept.mask is None else prepare_mask(concept.mask, noise.shape, noise.device)
-            for concept in self.concepts
-        ]
-
-    def begin_forward(self, x: Tensor | None) -> None:
-        """Forget the predictions of the last evaluation and wait for those of `x`."""
-        self.x = x
-        self.predictions: dict[int, Tensor] = {}  # by the id of a list of conds
+        self.masks = [concept.mask_for(self.latent_shapes[0], noise.device, NODE) for concept in self.concepts]
 
     def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
         self.needed = [c for c, edit in enumerate(self.edits) if needed(edit, evaluation.step, self.momentum)]
-        self.begin_forward(evaluation.x)
+        self.predictions.begin(evaluation.x, [conds for c in self.needed for conds in self.prompts[c]])
         if self.words is not None:
             prompts = [(self.concepts[c], self.prompts[c].conds) for c in self.needed]
             self.words.begin_concepts(prompts, evaluation.x.shape[0])
@@ -91,71 +89,81 @@ class SEGARun(Run):
         if self.words is not None:
             self.words.end_forward(call, transformer_options)
 
-    def missing(self, given: list[list[Cond] | None]) -> list[list[Cond]]:
-        """The lists of conds that must be evaluated beside those that are."""
-        wanted = [conds for c in self.needed for conds in self.prompts[c]]
-        known = {*map(id, given), *self.predictions}
-        return list({id(conds): conds for conds in wanted if id(conds) not in known}.values())
-
     def reads_attention(self, evaluation: Evaluation) -> bool:
         return self.words is not None
 
-    def calc_cond_batch(self, executor, model, conds, x: Tensor, sigma: Tensor, model_options) -> list[Tensor]:
-        """The host's evaluation of all its prompts, joined by the concepts' where it is the main one for this x.
-
-        Calls for one prompt are other nodes' extra passes (PAG, SAG); those for another x may be context windows,
-        whose results the host has yet to put together.
-        """
-        if x is not self.x or len(conds) < 2 or self.predictions:
-            return executor(model, conds, x, sigma, model_options)
-        every = [*conds, *self.missing(conds)]
-        outputs = executor(model, every, x, sigma, model_options)
-        self.predictions = {id(item): output for item, output in zip(every, outputs, strict=True)}
-        return outputs[: len(conds)]
+    def finish(self, samples: Tensor) -> None:
+        bad = torch.stack(self.not_finite).sum().item() if self.not_finite else 0
+        if bad:
+            self.warn_once(
+                f"{bad} of {len(self.not_finite)} predictions for concepts had values that are not numbers (NaN); "
+                "there the edit was left out. In half precision a model may overflow: try another precision, or "
+                "another prompt."
+            )
 
     def guide(self, args: dict[str, Any]) -> Tensor:
         """The host's post-CFG function: denoised [B, C, ...] -> denoised with the edit of this step."""
-        model, x, sigma, denoised = args["model"], args["input"], args["sigma"], args["denoised"]
-        missing = self.missing([])
-        if missing:
-            self.x = None
-            outputs = calc_cond_batch(model, missing, x, sigma, args["model_options"])
-            self.predictions |= {id(conds): output for conds, output in zip(missing, outputs, strict=True)}
-
+        x, sigma, denoised = args["input"], args["sigma"], args["denoised"]
+        self.predictions.complete(args)
         if not self.needed and self.next_nu is None:
             return denoised
-        gain = output_gain(model.model_sampling, sigma, x.ndim)
-        directions: list[Tensor | None] = [None] * len(self.edits)
+        if args["uncond"] is None:
+            self.warn_once(
+                "at cfg 1 the edits act, but their strengths are made for models that are sampled with cfg. On "
+                "distilled models (Turbo, Lightning, Flux dev) look for an edit_guidance_scale that suits."
+            )
+        gain = output_gain(args["model"].model_sampling, sigma, x.ndim)
+        directions: list[list[Tensor] | None] = [None] * len(self.edits)
         masks: list[Tensor | None] = [None] * len(self.edits)
         for c in self.needed:
-            directions[c] = self.direction(self.prompts[c], x, sigma) / gain
-            masks[c] = self.mask(c, x, sigma)
+            directions[c] = unpack_latents(self.direction(self.prompts[c], x) / gain, self.latent_shapes)
+            masks[c] = self.mask(c, x)
+        edit = self.advance(directions, masks, x)
+        self.predictions.begin(None, [])
+        return denoised + (gain * edit).to(denoised.dtype)
+
+    def advance(self, directions: list[list[Tensor] | None], masks: list[Tensor | None], x: Tensor) -> Tensor:
+        """The edit for x, in the space of the model's output. The first in each sampler step moves the momentum on.
+
+        directions: of each concept, for each part of the latent: the host packs several (video and sound) into one.
+        masks: of each concept, for the first part, which is the picture.
+        """
         step = self.evaluation.step
         first = step > self.step
         if first:
             self.step, self.nu = step, self.next_nu
-        zero = torch.zeros_like(widen(denoised))
-        edit, nu = sega_step(zero, directions, self.edits, self.nu, step, self.momentum, masks)
+        edits, momenta = [], []
+        for number, part in enumerate(unpack_latents(x, self.latent_shapes)):
+            zero = torch.zeros_like(widen(part))
+            of_part = [None if parts is None else parts[number] for parts in directions]
+            nu = None if self.nu is None else self.nu[number]
+            edit, nu = sega_step(
+                zero, of_part, self.edits, nu, step, self.momentum, masks if number == 0 else None
+            )
+            edits.append(edit)
+            momenta.append(nu)
         if first:
-            self.next_nu = nu
-        self.begin_forward(None)
-        return denoised + (gain * edit).to(denoised.dtype)
+            self.next_nu = momenta
+        return pack_latents(edits)[0] if len(edits) > 1 else edits[0]
 
-    def direction(self, prompt: Prompt, x: Tensor, sigma: Tensor) -> Tensor:
+    def direction(self, prompt: Prompt, x: Tensor) -> Tensor:
         """The concept's denoised prediction minus the negative prompt's; zero where either does not act."""
-        difference = widen(self.predictions[id(prompt.conds)] - self.predictions[id(prompt.negative)])
+        concept, negative = self.predictions[prompt.conds], self.predictions[prompt.negative]
+        difference = widen(concept - negative)
+        self.not_finite.append((negative.isfinite() & ~concept.isfinite()).any())
+        difference = torch.where(difference.isfinite(), difference, 0)
         for conds in prompt:
-            where = covered(conds, x, sigma)
+            where = covered(conds, x, self.evaluation.cpu_sigma)
             if where is not None:
                 difference = torch.where(where, difference, 0)
         return difference
 
-    def mask(self, c: int, x: Tensor, sigma: Tensor) -> Tensor | None:
+    def mask(self, c: int, x: Tensor) -> Tensor | None:
         """Where a concept may act: its mask, its words, or both."""
         mask, concept = self.masks[c], self.concepts[c]
         if not concept.confine_to:
             return mask
-        seen = self.words.mask(concept, self.prompts[c].conds, x, sigma)
+        seen = self.words.mask(concept, self.prompts[c].conds, x, self.evaluation.cpu_sigma)
         return seen if mask is None else mask * seen
 
 
@@ -179,7 +187,9 @@ def patch_sega(model: ModelPatcher, concepts: tuple[Concept, ...], momentum: Mom
         model = model.clone()
     if all(concept.edit.scale == 0 or concept.edit.weight <= 0 for concept in concepts):
         return model
-    key = add_run(model, lambda guider, sigmas: SEGARun(guider, sigmas, concepts, momentum, layers))
+    key = add_guidance(
+        model, lambda guider, sigmas: SEGARun(guider, sigmas, concepts, momentum, layers), NODE
+    )
 
     def prepare_sampling(executor, patcher, noise_shape, conds, *args, model_options, **kwargs):
         run = current_run(model_options, key)
@@ -201,16 +211,9 @@ def patch_sega(model: ModelPatcher, concepts: tuple[Concept, ...], momentum: Mom
         run = current_run(model_options, key)
         if run is None:
             return executor(base, conds, x, sigma, model_options)
-        return run.calc_cond_batch(executor, base, conds, x, sigma, model_options)
-
-    def post_cfg(args: dict[str, Any]) -> Tensor:
-        run = current_run(args["model_options"], key)
-        if run is None:
-            raise ValueError(f"{NODE}: this sampler does not use the host's guider, so concepts cannot be evaluated.")
-        return run.guide(args)
+        return run.predictions.join(executor, base, conds, x, sigma, model_options)
 
     model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, PREFIX, prepare_sampling)
     model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, PREFIX, sampler_sample)
     model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, PREFIX, calc_batch)
-    model.set_model_sampler_post_cfg_function(post_cfg)
     return model

@@ -137,9 +137,8 @@ class TestConfineToWords:
             heads = options["n_heads"]
             q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
             weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1)
-            if options["sigmas"][0] > 14 and 2 in options["cond_or_uncond"]:
-                row = options["cond_or_uncond"].index(2)
-                seen.append(weights[row, :, :, 3].mean(dim=0).unflatten(0, options["activations_shape"][-2:]))
+            if options["cond_or_uncond"] == [1] and len(seen) < 5:  # first the concept, then the negative prompt
+                seen.append(weights[0, :, :, 3].mean(dim=0).unflatten(0, options["activations_shape"][-2:]))
             return (weights @ v).transpose(1, 2).flatten(2)
 
         watched = model.clone()
@@ -260,5 +259,5 @@ class TestGuiders:
     def test_a_guider_without_a_negative_prompt_is_told(self, model):
         guider = nodes_custom_sampler.Guider_Basic(with_sega(model))
         guider.set_conds(tiny.prompt(0))
-        with pytest.raises(ValueError, match="SEGA: this sampler has no negative prompt"):
+        with pytest.raises(ValueError, match=r"SEGA: this sampler \(Guider_Basic\) has no negative prompt"):
             self.sampled(guider)

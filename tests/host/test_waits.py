@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from host import scfg_runs, tiny
+from host import scfg_runs, sega_runs, tiny
 from host.test_conds import LEFT, RIGHT, in_area, masked, within
 from host.waits import counted, per_evaluation
 
@@ -19,6 +19,15 @@ def several_prompts() -> list:
 @pytest.mark.parametrize("positive", [lambda: tiny.prompt(0), several_prompts])
 def test_scfg_waits_once_a_step(sd15, positive):
     model, found = per_evaluation(scfg_runs.with_scfg(sd15))
+    scfg_runs.run(model, positive(), batch=2, steps=3)
+    assert [sum(waits.values()) for waits in found] == [1, 1, 1], found
+
+
+@pytest.mark.parametrize("positive", [lambda: tiny.prompt(0), several_prompts])
+def test_sega_waits_once_a_step(sd15, positive):
+    chain = sega_runs.concept(within(tiny.prompt(2), 0.0, 0.9), mask=LEFT, threshold=0.5)
+    chain = sega_runs.concept(3, chain, warmup=1, confine_to="#4")
+    model, found = per_evaluation(sega_runs.with_sega(sd15, chain))
     scfg_runs.run(model, positive(), batch=2, steps=3)
     assert [sum(waits.values()) for waits in found] == [1, 1, 1], found
 
