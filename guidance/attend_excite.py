@@ -70,8 +70,15 @@ def subject_score(attention: Tensor, columns: Sequence[int], subject: Sequence[i
     scores = []
     for token in subject:
         rivals = sorted([*others, token])
-        scores.append((SHARPNESS * attention[..., rivals]).softmax(-1)[..., rivals.index(token)])
+        scores.append((SHARPNESS * _take(attention, rivals)).softmax(-1)[..., rivals.index(token)])
     return torch.stack(scores).mean(0)
+
+
+def _take(attention: Tensor, columns: list[int]) -> Tensor:
+    """attention[..., columns], for columns in order, by slices: sending an index to a GPU would wait for it."""
+    starts = [i for i in range(len(columns)) if i == 0 or columns[i] != columns[i - 1] + 1]
+    ends = [*starts[1:], len(columns)]
+    return torch.cat([attention[..., columns[a] : columns[b - 1] + 1] for a, b in zip(starts, ends, strict=True)], -1)
 
 
 def subject_maps(
@@ -159,12 +166,13 @@ def excite(
     evaluations = [peaks]
     sizes: list[Tensor] = []
     refinements = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
-    refining = losses(peaks) > (torch.inf if step.target is None else step.target)
-    while refining.any() and len(sizes) < settings.max_refinements:
+    target = torch.inf if step.target is None else step.target
+    refining = losses(peaks) > target
+    while target < torch.inf and len(sizes) < settings.max_refinements and refining.any():
         x, size = moved(refining)
         sizes.append(size)
         refinements += refining
-        refining = refining & (losses(peaks) > step.target)
+        refining = refining & (losses(peaks) > target)
         peaks, gradient = evaluate(x)
         evaluations.append(peaks)
 

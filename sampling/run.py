@@ -113,7 +113,10 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -
         if run is None:
             return executor(x, timestep, model_options, *args, **kwargs)
         evaluation = Evaluation(x, timestep, run.schedule)
-        with _uncompiled(run, model_options) if run.reads_attention(evaluation) else nullcontext():
+        reads = run.reads_attention(evaluation)
+        if reads and TORCH_COMPILE_KWARGS in model_options:
+            run.warn_once("the compiled model runs uncompiled in the steps in which its attention is read.")
+        with uncompiled() if reads else nullcontext():
             run.begin_evaluation(executor.class_obj, evaluation)
             return executor(x, timestep, model_options, *args, **kwargs)
 
@@ -142,7 +145,7 @@ def without_runs(model: ModelPatcher) -> ModelPatcher:
     return model
 
 
-def _uncompiled(run: Run, model_options: dict[str, Any]) -> AbstractContextManager:
+def uncompiled() -> AbstractContextManager:
     """Let compiled models run as they were written.
 
     A compiled model repeats the attention calls of its first trace, whether or not they are to be watched now: the
@@ -150,8 +153,6 @@ def _uncompiled(run: Run, model_options: dict[str, Any]) -> AbstractContextManag
     """
     if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):  # PyTorch 2.6
         return nullcontext()
-    if TORCH_COMPILE_KWARGS in model_options:
-        run.warn_once("the compiled model runs uncompiled in the steps in which its attention is read.")
     return torch.compiler.set_stance("force_eager")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,21 +18,21 @@ from torch import Tensor
 from ...attention_hooks.families import Family, Layer
 from ...attention_hooks.observe import OVERRIDE, Call, Observation, visible_layers, watch
 from ...attention_hooks.probabilities import fold_repeats
-from ..conds import ActiveCond, text_length
-from ..run import EXTRA_PASS, PREFIX
-from .frozen_layers import differentiable
+from ..conds import ActiveCond
+from ..run import EXTRA_PASS, PREFIX, uncompiled
+from .frozen_layers import InferenceTensorsAsNormal, differentiable
+from .neighbours import refusal, with_copies, without_caches
+from .subjects import Maps, Subjects
 
 log = logging.getLogger(__name__)
 FP16_LOSS_SCALE = 2.0**12
-
-Maps = dict[Any, Tensor]  # attention of each cond, by uuid: [B, h, w, tokens], the mean over layers and heads
 
 
 class _Enough(Exception):
     """All layers were seen; the rest of the forward is not needed."""
 
 
-class _Call:
+class _Pass:
     """One call of the model."""
 
     def __init__(self, x: Tensor, uuids: list[Any]):
@@ -58,87 +57,129 @@ class _Call:
 class AttentionGradient:
     """Evaluates a loss on the attention of some prompts, and its gradient by the latent. Holds no tensors between."""
 
-    def __init__(self, node: str, family: Family, layers: list[Layer]):
+    def __init__(self, node: str, family: Family, layers: list[Layer], dtype: torch.dtype):
         self._node = node
         self._family = family
         self._layers = layers
         self._in_ram = False  # once the device's memory was too short, activations wait in RAM
+        self._as_normal = False  # once another node's code met inference tensors, it is shown normal ones
+        self._loss_scale = FP16_LOSS_SCALE if dtype == torch.float16 else 1.0  # in fp16 small gradients vanish
+
+    def scale_down(self) -> bool:
+        """Take the next gradients of a smaller loss, as large ones overflow in fp16. False if it is the smallest."""
+        if self._loss_scale == 1:
+            return False
+        self._loss_scale /= 16
+        return True
 
     def __call__(
-        self, model: BaseModel, active: list[ActiveCond], x: Tensor, sigma: Tensor, model_options: dict[str, Any],
-        loss: Callable[[Maps], Tensor],
+        self, model: BaseModel, subjects: Subjects, x: Tensor, sigma: Tensor, model_options: dict[str, Any]
     ) -> Tensor:
-        """The gradient of loss(maps), a sum over images, by x [B, C, H, W]. sigma: [B].
+        """The gradient of subjects.loss(maps), a sum over images, by x [B, C, H, W]. sigma: [B].
 
-        `active` are the conds to look at; the host evaluates them as in sampling, with their areas, hooks and controls.
+        The host evaluates the subjects' conds as in sampling, with their areas, hooks and controls.
+        Raises ValueError, naming what other nodes have put into the model, where they leave no gradient.
         """
         comfy.model_management.throw_exception_if_processing_interrupted()
         try:
-            return self._evaluate(model, active, x, sigma, model_options, loss)
+            return self._evaluate(model, subjects, x, sigma, model_options)
         except Exception as error:
-            comfy.model_management.raise_non_oom(error)
-            if self._in_ram:
+            retry = self._other_way(error)
+            if not retry:
+                self._refuse(error, model, model_options)
                 raise
-            log.warning("%s: memory is short, so activations wait in RAM. This is slower.", self._node)
         comfy.model_management.soft_empty_cache()
-        self._in_ram = True
-        return self._evaluate(model, active, x, sigma, model_options, loss)
+        return self(model, subjects, x, sigma, model_options)
+
+    def _other_way(self, error: Exception) -> bool:
+        """Whether the pass may succeed when it is tried again as is now noted."""
+        if comfy.model_management.is_oom(error) and not self._in_ram:
+            log.warning("%s: memory is short, so activations wait in RAM. This is slower.", self._node)
+            self._in_ram = True
+            return True
+        if "Inference tensors" in str(error) and not self._as_normal:
+            self._as_normal = True
+            return True
+        return False
+
+    def _refuse(self, error: Exception, model: BaseModel, model_options: dict[str, Any]) -> None:
+        """Say in a sentence what went wrong, unless it is one already, or has nothing to do with other nodes."""
+        if comfy.model_management.is_oom(error) or str(error).startswith(f"{self._node}:"):
+            return
+        told = refusal(self._node, error, model.diffusion_model, model_options)
+        if told is not None:
+            raise told from error
 
     def _evaluate(
-        self, model: BaseModel, active: list[ActiveCond], x: Tensor, sigma: Tensor, model_options: dict[str, Any],
-        loss: Callable[[Maps], Tensor],
+        self, model: BaseModel, subjects: Subjects, x: Tensor, sigma: Tensor, model_options: dict[str, Any]
     ) -> Tensor:
-        calls: list[_Call] = []
-        lengths = {item.uuid: text_length(item.cond) for item in active}
+        active = subjects.active
+        calls: list[_Pass] = []
+        views = {item.uuid: item.view for item in active}
+        sizes = {item.uuid: (len(x), *item.size) for item in active}
 
-        def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
+        def apply_model(executor, part, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
+            uuids = transformer_options["uuids"]
+            self._check_size(part, [sizes[uuid] for uuid in uuids])
             saved = torch.autograd.graph.save_on_cpu() if self._in_ram else nullcontext()
-            with differentiable(model, self._node), saved:
-                call = _Call(x.clone().requires_grad_(), transformer_options["uuids"])
+            normal = InferenceTensorsAsNormal() if self._as_normal else nullcontext()
+            with differentiable(model, self._node), saved, normal:
+                call = _Pass(part.clone().requires_grad_(), uuids)
                 calls.append(call)
-                options = self._watch(transformer_options, Call.of(x, c_crossattn, kwargs), call, lengths)
+                described = Call.of(part, c_crossattn, kwargs)
+                options = self._watch(with_copies(transformer_options), described, call, subjects)
                 if control is not None:
                     options = _with_copied_skips(options)
                 try:
                     executor(call.x, t, c_concat, c_crossattn, control, options, *args, **kwargs)
                 except _Enough:
                     pass
-            return torch.zeros_like(x)
+            return torch.zeros_like(part)
 
         options = copy_nested_dicts(model_options)
         options.pop("multigpu_clones", None)
         transformer_options = options.setdefault("transformer_options", {})
         transformer_options[EXTRA_PASS] = True
+        without_caches(options)
         wrappers = transformer_options.setdefault("wrappers", {}).setdefault(WrappersMP.APPLY_MODEL, {})
         wrappers.pop(COMPILE_KEY, None)  # what is compiled has no place to stop
         wrappers[f"{PREFIX}.gradient"] = [apply_model]  # the last is called last, next to the model
-        calc_cond_batch(model, [[item.cond for item in active]], x, sigma, options)
+        with uncompiled():
+            calc_cond_batch(model, [[item.cond for item in active]], x, sigma, options)
 
         with torch.inference_mode(False), torch.enable_grad():
             maps = {uuid: attention for call in calls for uuid, attention in call.maps().items()}
             self._check(maps, active)
-            value = loss(maps)
-            gradients = _gradients(value, [call.x for call in calls], model.get_dtype_inference())
-        views = {item.uuid: item.view for item in active}
+            gradients = torch.autograd.grad(subjects.loss(maps) * self._loss_scale, [call.x for call in calls])
         total = torch.zeros_like(x)
         for call, gradient in zip(calls, gradients, strict=True):
             for uuid, part in zip(call.uuids, gradient.chunk(len(call.uuids)), strict=True):
-                total[(..., *views[uuid])] += part
+                total[(..., *views[uuid])] += part / self._loss_scale
         return total
 
-    def _watch(
-        self, options: dict[str, Any], described: Call, call: _Call, lengths: dict[Any, int]
-    ) -> dict[str, Any]:
+    def _watch(self, options: dict[str, Any], described: Call, call: _Pass, subjects: Subjects) -> dict[str, Any]:
+        if subjects.paired:
+            described = described._replace(text=described.text // 2)
         layers = visible_layers(options, self._layers)
         waiting = set(layers)
 
         def observer(observation: Observation) -> None:
-            call.add(observation, lengths)
+            call.add(observation, subjects.lengths)
             waiting.discard(observation.layer)
             if not waiting:
                 raise _Enough
 
         return watch({**options, OVERRIDE: _attention_with_gradient}, self._family, described, layers, observer)
+
+    def _check_size(self, part: Tensor, expected: list[tuple[int, ...]]) -> None:
+        rows, size = len(part) // len(expected), tuple(part.shape[2:])
+        for images, *whole in expected:
+            if (rows, *size) != (images, *whole):
+                raise ValueError(
+                    f"{self._node}: the model was called for {_times(size)} of a latent of {_times(whole)}, and for "
+                    f"{rows} of {images} images. Nodes that sample a picture in tiles, or a batch in windows, cannot "
+                    "be combined with this one."
+                )
 
     def _check(self, maps: Maps, active: list[ActiveCond]) -> None:
         if any(item.uuid not in maps for item in active):
@@ -153,6 +194,10 @@ class AttentionGradient:
             )
 
 
+def _times(size) -> str:
+    return " x ".join(map(str, size))
+
+
 def _with_copied_skips(options: dict[str, Any]) -> dict[str, Any]:
     """Options in which blocks go on with copies, since a ControlNet adds to skip connections in place."""
     name = "input_block_patch_after_skip"
@@ -163,13 +208,3 @@ def _with_copied_skips(options: dict[str, Any]) -> dict[str, Any]:
 def _attention_with_gradient(func, *args, **kwargs) -> Tensor:
     """Faster backends may lack a backward."""
     return get_attention_function("pytorch")(*args, **kwargs)
-
-
-def _gradients(loss: Tensor, leaves: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """In fp16 small gradients vanish and large ones overflow, so the loss is scaled, less where that is too much."""
-    scale = FP16_LOSS_SCALE if dtype == torch.float16 else 1.0
-    while True:
-        gradients = torch.autograd.grad(loss * scale, leaves, retain_graph=scale > 1)
-        if scale == 1 or all(gradient.isfinite().all() for gradient in gradients):
-            return [gradient / scale for gradient in gradients]
-        scale /= 16

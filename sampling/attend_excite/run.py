@@ -12,7 +12,7 @@ from comfy.utils import ProgressBar
 from torch import Tensor
 
 from ...attention_hooks.families import Family, Layer, layers_at, model_family, model_layers
-from ...guidance.attend_excite import Excitation, Step, excite, schedule
+from ...guidance.attend_excite import Excitation, Excited, Step, excite, schedule
 from ...words.phrases import check_phrases
 from ..conds import active_conds
 from ..percent import percent_at
@@ -20,13 +20,14 @@ from ..record import fingerprint
 from ..run import PREFIX, Evaluation, Run, add_run, current_run
 from .frozen_layers import check_differentiable
 from .gradient import AttentionGradient
+from .neighbours import NEGPIP
 from .step_latent import StepLatent, follow_steps
 from .subjects import Subjects
 from .trace import AttentionRecord, Trace, TraceStep
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
-    from comfy.samplers import CFGGuider
+    from comfy.samplers import CFGGuider, Sampler
 
 log = logging.getLogger(__name__)
 NODE = "Attend-and-Excite"
@@ -42,15 +43,18 @@ class Settings(NamedTuple):
 class AttendExciteRun(Run):
     """One sampling run; hands what it saw to `record` when it ends well."""
 
+    node = NODE
+
     def __init__(
         self, guider: CFGGuider, sigmas: Tensor, family: Family, layers: list[Layer], settings: Settings,
         record: AttentionRecord,
     ):
         conds = guider.conds.get("positive", [])
         check_phrases([(cond.get("cross_attn"), cond) for cond in conds], list(settings.words), NODE)
-        model = guider.model_patcher
-        self.plan = plan_steps(settings.excitation, model.get_model_object("model_sampling"), sigmas)
+        self.guider = type(guider).__name__
         self.family = family
+        self.sigmas = sigmas
+        self.plan: dict[int, Step] = {}
         self.total = len(sigmas) - 1
         self.layers = layers
         self.settings = settings
@@ -59,26 +63,37 @@ class AttendExciteRun(Run):
         self.gradient: AttentionGradient | None = None
         self.steps: list[TraceStep] = []
 
+    def follow(self, guider: CFGGuider, latent_image: Tensor, sampler: Sampler) -> Sampler:
+        """The sampler for this run of the guider: one that shows this run its latent, if any step is to move it."""
+        model_sampling = guider.model_patcher.get_model_object("model_sampling")
+        self.plan = plan_steps(self.settings.excitation, model_sampling, self.sigmas, empty=not latent_image.any())
+        return follow_steps(NODE, sampler, self.plan, self.see) if self.plan else sampler
+
     def see(self, latent: StepLatent | None) -> None:
         """The next call of the model is a step's first, with its latent, or another one (None)."""
         self.latent = latent
 
+    def reads_attention(self, evaluation: Evaluation) -> bool:
+        return False  # only its own calls of the model do
+
     def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
         """Move the step's latent in place, and with it x: that latent, or its blend with an inpainted original."""
         latent, self.latent = self.latent, None
-        if latent is None or latent.step not in self.plan:
+        if latent is None:
             return
         x, timestep = evaluation.x, evaluation.sigma
-        sigma = evaluation.sigma_value
         conds, options = guider.conds["positive"], latent.model_options
         windows = options.get("context_handler")
         if windows is not None and windows.should_use_context(guider.inner_model, [conds], x, timestep, options):
             raise ValueError(f"{NODE}: context windows are not supported. Sample all images of the batch at once.")
-        subjects = Subjects(active_conds(conds, x, timestep), self.settings.words, self.family.until_eot)
+        evaluation.sigma_value = latent.sigma
+        active = active_conds(conds, x, evaluation.cpu_sigma)
+        subjects = Subjects(active, self.settings.words, self.family.until_eot, paired=bool(options.get(NEGPIP)))
         if not subjects.active:
             return
         downsample, layers = layers_for(self.layers, self.settings.downsample, tuple(x.shape[-2:]))
-        self.gradient = gradient_of = self.gradient or AttentionGradient(NODE, self.family, layers)
+        dtype = guider.inner_model.get_dtype_inference()
+        self.gradient = gradient_of = self.gradient or AttentionGradient(NODE, self.family, layers, dtype)
         excitation = self.settings.excitation
         progress = _Progress(latent.step, self.total, excitation.max_refinements)
         start, x_start = latent.x.clone(), x.clone()
@@ -89,32 +104,58 @@ class AttendExciteRun(Run):
 
         def evaluate(moved: Tensor) -> tuple[Tensor, Tensor]:
             progress.advance()
-            gradient = gradient_of(
-                guider.inner_model, subjects.active, blend(moved), timestep, options, subjects.loss
-            )
+            gradient = gradient_of(guider.inner_model, subjects, blend(moved), timestep, options)
             return subjects.peaks, gradient if latent.mask is None else latent.mask * gradient
 
-        result = excite(start, sigma, self.plan[latent.step], excitation, evaluate)
+        result = excite(start, latent.sigma, self.plan[latent.step], excitation, evaluate)
+        while not _is_finite(result):
+            if not gradient_of.scale_down():
+                raise ValueError(self._not_finite(latent, start))
+            result = excite(start, latent.sigma, self.plan[latent.step], excitation, evaluate)
         x.copy_(blend(result.x))
         latent.x.copy_(result.x)
-        peaks = result.peaks.cpu().masked_fill(~subjects.present(), torch.nan)
+        peaks = result.peaks.masked_fill(~subjects.present(), torch.nan)
         self.steps.append(
             TraceStep(
-                latent.step, sigma, peaks[0], peaks[-1], result.refinements.cpu(), result.sizes.amax(0).cpu(),
+                latent.step, peaks[0], peaks[-1], result.refinements, result.sizes.amax(0),
                 subjects.picture((-(-x.shape[-2] // downsample), -(-x.shape[-1] // downsample))),
             )
         )
 
+    def _not_finite(self, latent: StepLatent, start: Tensor) -> str:
+        where = f"{NODE}: at step {latent.step + 1} of {self.total} (sigma {latent.sigma:.4g})"
+        if not start.isfinite().all():
+            return (
+                f"{where} the latent holds values that are not finite, before this node has moved it: the sampler, the "
+                f"guider ({self.guider}) or another node on the model has made them. Leave it out, or sample without "
+                "this node to see whose they are."
+            )
+        return (
+            f"{where} the attention, or its gradient, is not finite. Load the model in bf16 or fp32 if it is in fp16, "
+            "and leave out other nodes that change its attention."
+        )
+
     def finish(self, samples: Tensor) -> None:
+        steps = [step for step in (step.cpu() for step in self.steps) if not step.before.isnan().all()]
+        if steps and not samples.isfinite().all():
+            raise ValueError(
+                f"{NODE}: the sampled latent holds values that are not finite, though all were when this node moved "
+                f"it: the sampler, the guider ({self.guider}) or another node on the model does not go with it."
+            )
         targets = tuple((i, 1 - step.target) for i, step in self.plan.items() if step.target is not None)
-        trace = Trace(self.settings.words, tuple(self.steps), self.total, targets, fingerprint(samples))
+        trace = Trace(self.settings.words, tuple(steps), self.total, targets, fingerprint(samples))
         log.info("%s: %s", NODE, trace.summary())
-        if len(self.steps) < len(self.plan):
-            log.warning(
-                "%s: the latent was moved at %d of %d steps. At the others no prompt with these words acts, or the "
-                "sampler called the model at sigmas of its own.", NODE, len(self.steps), len(self.plan),
+        if len(steps) < len(self.plan):
+            self.warn_once(
+                f"the latent was moved at {len(steps)} of {len(self.plan)} steps. At the others no prompt with these "
+                "words acts, or the sampler called the model at sigmas of its own."
             )
         self.record.add(trace)
+
+
+def _is_finite(result: Excited) -> bool:
+    """The one look at a step's outcome. Whatever is not finite reaches the last latent, or the peaks before it."""
+    return bool(result.x.isfinite().all() & result.peaks.isfinite().all())
 
 
 class _Progress:
@@ -131,15 +172,16 @@ class _Progress:
         self._evaluations += 1
 
 
-def plan_steps(excitation: Excitation, model_sampling: Any, sigmas: Tensor) -> dict[int, Step]:
-    """The steps of this run that move the latent.
+def plan_steps(excitation: Excitation, model_sampling: Any, sigmas: Tensor, empty: bool) -> dict[int, Step]:
+    """The steps of this run that move the latent. sigmas: on the CPU; empty: whether there is no image to start from.
 
     The paper's shares are of all steps from pure noise to the image. A run that starts or stops between (image to
-    image, advanced samplers) is taken for that part of a longer one.
+    image, advanced samplers) is taken for that part of a longer one. Without an image it starts from noise, however
+    much less than the most its scheduler begins with.
     """
     steps = len(sigmas) - 1
     first, last = (percent_at(model_sampling, float(sigma)) for sigma in (sigmas[0], sigmas[-1]))
-    if first * steps <= 1:  # schedulers may begin one step below the most noise
+    if empty or first * steps <= 1:  # schedulers may begin one step below the most noise
         first = 0.0
     total = max(steps, round(steps / max(last - first, 1e-3)))
     offset = round(first * total)
@@ -176,10 +218,9 @@ def patch_attend_excite(model: ModelPatcher, settings: Settings) -> tuple[ModelP
     key = add_run(model, lambda guider, sigmas: AttendExciteRun(guider, sigmas, family, layers, settings, record))
 
     def outer_sample(executor, noise, latent_image, sampler, *args, **kwargs):
-        run = current_run(executor.class_obj.model_options, key)
-        if run.plan:
-            sampler = follow_steps(NODE, sampler, run.see)
-        return executor(noise, latent_image, sampler, *args, **kwargs)
+        guider = executor.class_obj
+        run = current_run(guider.model_options, key)
+        return executor(noise, latent_image, run.follow(guider, latent_image, sampler), *args, **kwargs)
 
     def prepare_sampling(executor, model, noise_shape, *args, **kwargs):
         return executor(model, [2 * noise_shape[0], *noise_shape[1:]], *args, **kwargs)  # room for the gradient

@@ -7,12 +7,15 @@ model. With a denoise mask the model sees a blend of that latent and of the nois
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Container
 from functools import wraps
 from typing import Any, NamedTuple
 
 from comfy.samplers import KSAMPLER, Sampler
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 # Samplers that call the model for an estimate of the next step's latent, at the next step's sigma, and how often,
 # before they call it for the latent itself.
@@ -34,23 +37,38 @@ UNMOVABLE = {
     "dpm_fast_function": "dpm_fast",
     "dpm_adaptive_function": "dpm_adaptive",
 }
+# The others that are known to call the model for their latent first.
+PLAIN = frozenset(
+    f"sample_{name}" for name in (
+        "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "dpm_2", "lms", "dpmpp_sde",
+        "dpmpp_sde_gpu", "dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun",
+        "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "ddpm", "lcm", "ipndm", "ipndm_v", "deis",
+        "res_multistep", "res_multistep_cfg_pp", "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp",
+        "gradient_estimation", "gradient_estimation_cfg_pp", "er_sde", "seeds_2", "seeds_3",
+    )
+)
 
 
 class StepLatent(NamedTuple):
     """A step's latent, as the sampler holds it. In the model's input a change of it counts `mask` times."""
 
     step: int  # from 0
+    sigma: float
     x: Tensor  # [B, ...]
     mask: Tensor | None
     model_options: dict[str, Any]
 
 
 class _Model:
-    """What the sampler calls. Tells `see` of the step's latent before the call, of None before any other call."""
+    """What the sampler calls. Tells `see` of a wanted step's latent before the call, of None before any other call."""
 
-    def __init__(self, model: Any, sigmas: Tensor, estimates: int, see: Callable[[StepLatent | None], None]):
+    def __init__(
+        self, model: Any, sigmas: list[float], wanted: Container[int], estimates: int,
+        see: Callable[[StepLatent | None], None],
+    ):
         self._model = model
         self._sigmas = sigmas
+        self._wanted = wanted
         self._estimates = estimates
         self._see = see
         self._step = 0  # the next one to be shown
@@ -61,16 +79,15 @@ class _Model:
         return getattr(self._model, name)
 
     def __call__(self, x: Tensor, sigma: Tensor, denoise_mask: Tensor | None = None, **kwargs) -> Tensor:
-        due = float(self._sigmas[self._step])
+        seen = None
         if self._estimates_left:
             self._estimates_left -= 1
-            seen = None
-        elif self._awaited and abs(float(sigma.flatten()[0]) - due) <= 1e-4 * due:
-            options = kwargs.get("model_options", {})
-            seen = StepLatent(self._step, x, self._mask(sigma, denoise_mask, options), options)
-            self._awaited = False
-        else:
-            seen = None
+        elif self._awaited and self._step in self._wanted:
+            due, told = self._sigmas[self._step], float(sigma.flatten()[0])
+            if abs(told - due) <= 1e-4 * due:
+                options = kwargs.get("model_options", {})
+                seen = StepLatent(self._step, told, x, self._mask(sigma, denoise_mask, options), options)
+                self._awaited = False
         self._see(seen)
         return self._model(x, sigma, denoise_mask=denoise_mask, **kwargs)
 
@@ -84,10 +101,12 @@ class _Model:
         self._step, self._awaited, self._estimates_left = step + 1, True, self._estimates
 
 
-def follow_steps(node: str, sampler: Sampler, see: Callable[[StepLatent | None], None]) -> KSAMPLER:
-    """A copy of the sampler that shows its latent to `see` at each of its steps, before the model is called.
+def follow_steps(
+    node: str, sampler: Sampler, wanted: Container[int], see: Callable[[StepLatent | None], None]
+) -> KSAMPLER:
+    """A copy of the sampler that shows its latent to `see` at the wanted steps, before the model is called.
 
-    Raises ValueError, naming the node, for samplers whose latent cannot be moved.
+    Raises ValueError, naming the node, for samplers whose latent cannot be moved. Warns of those that are not known.
     """
     function = getattr(sampler, "sampler_function", None)
     name = getattr(function, "__name__", type(sampler).__name__)
@@ -96,10 +115,16 @@ def follow_steps(node: str, sampler: Sampler, see: Callable[[StepLatent | None],
             f"{node}: the sampler {UNMOVABLE.get(name, name)} does not let its latent be moved between steps. "
             "Choose another, such as euler, ddim, heun, dpmpp_2m or euler_ancestral."
         )
+    if name not in ESTIMATES and name not in PLAIN:
+        log.warning(
+            "%s: the sampler %s is not one that this node knows. The latent is moved only at steps that begin with a "
+            "call of the model at the step's own sigma; the line after the run says at how many it was. euler, ddim, "
+            "heun and dpmpp_2m are known.", node, name,
+        )
 
     @wraps(function)
     def followed(model, x, sigmas, *args, callback=None, **kwargs):
-        model = _Model(model, sigmas, ESTIMATES.get(name, 0), see)
+        model = _Model(model, sigmas.tolist(), wanted, ESTIMATES.get(name, 0), see)
 
         def finish_step(state: dict[str, Any]) -> None:
             model.finish_step(state["i"])

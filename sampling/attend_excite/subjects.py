@@ -13,7 +13,8 @@ from ...guidance.attend_excite import CHUNK, losses, score_columns, subject_maps
 from ...words.phrases import phrase_columns
 from ...words.prompt import CONDITIONING_KEY, PromptWords
 from ..conds import ActiveCond, text_length
-from .gradient import Maps
+
+Maps = dict[Any, Tensor]  # attention of each cond, by uuid: [B, h, w, tokens], the mean over layers and heads
 
 
 def text_columns(words: PromptWords | None, length: int, until_eot: bool) -> list[int]:
@@ -35,22 +36,33 @@ def text_columns(words: PromptWords | None, length: int, until_eot: bool) -> lis
 class Subjects:
     """Scores of words in the attention of several prompts. A word is where any prompt that has it says it is."""
 
-    def __init__(self, active: Sequence[ActiveCond], phrases: Sequence[str], until_eot: bool):
+    def __init__(self, active: Sequence[ActiveCond], phrases: Sequence[str], until_eot: bool, paired: bool = False):
+        """paired: whether each token has two columns of text, but one of attention, as NegPip makes them."""
         self.phrases = phrases
+        self.paired = paired
         self.active: list[ActiveCond] = []
-        self.columns: dict[Any, list[tuple[int, ...]]] = {}  # of each phrase, by the uuid of the cond
+        self.lengths: dict[Any, int] = {}  # columns of attention, by the uuid of the cond
+        self.columns: dict[Any, list[tuple[int, ...]]] = {}  # of each phrase
         self.rivals: dict[Any, list[int]] = {}
         for item in active:
-            words, length = item.cond.get(CONDITIONING_KEY), text_length(item.cond)
+            words, length = item.cond.get(CONDITIONING_KEY), text_length(item.cond) or 0
+            length = length // 2 if paired else length
             columns = [phrase_columns(words, length, phrase) for phrase in phrases]
-            if any(columns) and item.share.any():
+            if any(columns):
                 self.active.append(item)
+                self.lengths[item.uuid] = length
                 self.columns[item.uuid] = columns
                 self.rivals[item.uuid] = text_columns(words, length, until_eot)
 
     def present(self) -> Tensor:
-        """[phrases] bool: which of them are in a prompt that acts now."""
-        return torch.tensor([any(columns) for columns in zip(*self.columns.values(), strict=True)])
+        """[B, phrases] bool: which of them are in a prompt that has a part in the image."""
+        shown = [item.share.flatten(1).any(1) for item in self.active]  # a mask may leave nothing of a prompt
+        absent = torch.zeros_like(shown[0])
+        return torch.stack([
+            torch.stack([acts if columns[number] else absent for acts, columns in
+                         zip(shown, self.columns.values(), strict=True)]).any(0)
+            for number in range(len(self.phrases))
+        ], dim=1)
 
     def loss(self, maps: Maps) -> Tensor:
         """The sum over images of how neglected the most neglected word is. Also keeps what it saw.
@@ -71,23 +83,25 @@ class Subjects:
             for number, subject in enumerate(columns):
                 if subject:
                     peaks[number].append(next(found))
-        absent = self.scores[0].new_ones(len(self.scores[0]))
-        together = torch.stack([torch.stack(seen).amax(0) if seen else absent for seen in peaks], dim=1)
+        nowhere = self.scores[0].new_zeros(len(self.scores[0]))
+        together = torch.stack([torch.stack(seen).amax(0) if seen else nowhere for seen in peaks], dim=1)
+        together = together.masked_fill(~self.present(), 1)
         self.peaks = together.detach()
         return losses(together).sum()
 
     def picture(self, size: tuple[int, int]) -> Tensor:
-        """The scores last seen on one grid of this size over the whole latent, [B, phrases, h, w] fp16 on the CPU."""
+        """The scores last seen on one grid of this size over the whole latent, [B, phrases, h, w] fp16."""
         height, width = self.active[0].share.shape[-2:]
-        whole = torch.zeros((len(self.peaks), len(self.phrases), *size))
+        whole = self.peaks.new_zeros((*self.peaks.shape, *size), dtype=torch.float32)
         for item, scores in zip(self.active, self.scores, strict=True):
             vertical, horizontal = item.view
             rows = slice(vertical.start * size[0] // height, max(-(-vertical.stop * size[0] // height), 1))
             cols = slice(horizontal.start * size[1] // width, max(-(-horizontal.stop * size[1] // width), 1))
-            present = [number for number, subject in enumerate(self.columns[item.uuid]) if subject]
-            view = whole[:, present, rows, cols]
-            part = F.interpolate(scores.float().cpu(), view.shape[-2:], mode="bilinear")
-            whole[:, present, rows, cols] = torch.maximum(view, part)
+            parts = iter(F.interpolate(scores.float(), whole[..., rows, cols].shape[-2:], mode="bilinear").unbind(1))
+            for number, subject in enumerate(self.columns[item.uuid]):
+                if subject:
+                    view = whole[:, number, rows, cols]
+                    torch.maximum(view, next(parts), out=view)
         return whole.half()
 
 

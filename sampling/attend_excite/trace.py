@@ -11,19 +11,21 @@ from ..record import IF_CACHED, RunRecord
 
 
 class TraceStep(NamedTuple):
-    """One sampler step that moved the latent, on the CPU. Peaks are NaN where no prompt with the word acts."""
+    """One sampler step that moved the latent. Peaks are NaN where no prompt with the word acts."""
 
     step: int  # from 0
-    sigma: float
     before: Tensor  # [B, words], highest attention score of each word, 0..1
     after: Tensor  # [B, words], at the last evaluation, before the step's last move
     refinements: Tensor  # [B] int64
     size: Tensor  # [B], the longest move, relative to the latent's norm
-    maps: Tensor  # [B, words, h, w], the scores at the last evaluation
+    maps: Tensor  # [B, words, h, w] fp16, the scores at the last evaluation
+
+    def cpu(self) -> TraceStep:
+        return TraceStep(self.step, *(values.cpu() for values in self[1:]))
 
 
 class Trace(NamedTuple):
-    """One finished sampling run."""
+    """One finished sampling run, on the CPU."""
 
     words: tuple[str, ...]
     steps: tuple[TraceStep, ...]

@@ -37,7 +37,7 @@ class Wrapped:
 def sample(sampling, name: str, see, stop: int | None = None) -> tuple[list, list]:
     """All that the model was called for, and the number of the call at each callback."""
     torch.manual_seed(0)
-    sampler = follow_steps("test", comfy.samplers.sampler_object(name), see)
+    sampler = follow_steps("test", comfy.samplers.sampler_object(name), range(STEPS), see)
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", STEPS)
     model, reported = Wrapped(sampling, sigmas), []
     x = torch.ones(1, 4, 2, 2) * sigmas[0]
@@ -82,4 +82,25 @@ def test_each_step_is_shown_once_and_a_move_stays(sampling, name):
 def test_samplers_that_only_show_estimates_are_refused():
     for name in UNMOVABLE.values():
         with pytest.raises(ValueError, match=f"test: the sampler {name} does not let"):
-            follow_steps("test", comfy.samplers.sampler_object(name), print)
+            follow_steps("test", comfy.samplers.sampler_object(name), range(STEPS), print)
+
+
+def test_a_sampler_that_is_not_known_is_told_of_and_may_report_more_steps_than_there_are(sampling, caplog):
+    def sample_of_another_pack(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        for i in range(len(sigmas) + 1):
+            model(x, sigmas[min(i, len(sigmas) - 1)].expand(1))
+            callback({"i": i})
+        return x
+
+    shown = []
+    sampler = follow_steps("test", comfy.samplers.KSAMPLER(sample_of_another_pack), range(STEPS), shown.append)
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", STEPS)
+    sampler.sampler_function(Wrapped(sampling, sigmas), torch.ones(1, 4, 2, 2), sigmas)
+    assert [latent.step for latent in shown if latent] == list(range(STEPS))
+    assert "the sampler sample_of_another_pack is not one that this node knows" in caplog.text
+
+
+def test_every_sampler_of_the_host_is_known(caplog):
+    for name in NAMES:
+        follow_steps("test", comfy.samplers.sampler_object(name), range(STEPS), print)
+    assert not caplog.records

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
-from host import scfg_runs, sega_runs, tiny
+from host import attend_excite_runs, scfg_runs, sega_runs, tiny
 from host.test_conds import LEFT, RIGHT, in_area, masked, within
 from host.waits import counted, per_evaluation
 
@@ -40,3 +42,21 @@ def test_what_waits_is_counted_by_the_packs_own_lines():
         torch.ones(3)[torch.tensor([True, False, True])].tolist()
     (place,), count = waits, sum(waits.values())
     assert place.startswith("sampling/run.py:") and count == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_attend_excite_waits_three_times_at_a_step_that_moves_and_once_for_each_refinement(dtype):
+    model = tiny.sd15(dtype=dtype)
+    model.model.manual_cast_dtype = None
+    model, record = attend_excite_runs.with_trace(model, max_refinements=2)
+    prompt = tiny.prompt(0, start_percent=0.0, end_percent=0.9, mask=torch.ones(1, 16, 24))
+    reached: list[int] = []
+    with counted() as waits:
+        samples = attend_excite_runs.run(
+            model, prompt, steps=6, callback=lambda *args: reached.append(sum(waits.values()))
+        )
+    refinements = [int(step.refinements) for step in record.of(samples).steps]
+    assert len(refinements) == 3 and max(refinements) == 2
+    steps = [after - before for before, after in pairwise(reached)]  # from the second on: the first follows the setup
+    assert all(0 < steps[i - 1] <= 3 + refinements[i] for i in (1, 2)), waits
+    assert steps[2:] == [0, 0, 0], waits
