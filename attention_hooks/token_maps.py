@@ -8,32 +8,48 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..guidance.attention_maps import Completion, complete, normalise, to_grid
+from ..guidance.attention_maps import Completion, complete, in_cells, normalise, to_grid
 from ..guidance.scfg import foreground_pair
-from .families import Family, Layer
+from .families import Family, Grid, Layer
 from .observe import Call, Observation, watch
-from .probabilities import SelfAttention, fold_repeats
+from .probabilities import Attention, SelfAttention, fold_repeats
 
 log = logging.getLogger(__name__)
 
 
 class Wanted(NamedTuple):
-    """What to gather for one cond."""
+    """What to gather for one cond, whose text has `length` tokens where the model is called.
+
+    columns: the tokens that get a map each, None for all. compared: the first so many tokens, of which the
+    probabilities of the maps sum to 1 with those of all other tokens.
+    """
 
     tokens: bool
     foreground: bool
-    length: int  # text tokens
+    length: int
+    columns: tuple[int, ...] | None = None
+    compared: int | None = None  # None: all
 
 
 class TokenMaps(NamedTuple):
-    """Means over layers for one cond. tokens: [B, N, h, w] or None. foreground: [B, 2, h, w] or None."""
+    """Means over layers for one cond, on a grid of the latent. tokens: [B, columns, *grid]. foreground: [B, 2, *grid].
+
+    None where they were not wanted.
+    """
 
     tokens: Tensor | None
     foreground: Tensor | None
 
 
+class _Where(NamedTuple):
+    """What part of the batch a model call holds: all of it, or a context window over its images or frames."""
+
+    images: tuple[int, ...]
+    frames: tuple[int, ...] | None = None  # of latents; None for all
+
+
 class _Part:
-    """The sums of one cond over the layers of one model call, for some images of the batch."""
+    """The sums of one cond over the layers of one model call."""
 
     def __init__(self, size: tuple[int, ...]) -> None:
         self.size = size  # of the latent in that call
@@ -48,7 +64,11 @@ class _Part:
 
 
 class Capture:
-    """Gathers maps during an evaluation. `downsample`: how many times coarser than the latent the maps are."""
+    """Gathers maps during an evaluation. `downsample`: how many times coarser than the latent a UNet's maps are.
+
+    A transformer's maps are on the grid of its positions; where they are completed, on one of half its height and
+    width, as the paper's are of the latent: self-attention is then that of pooled queries, within each frame.
+    """
 
     def __init__(self, node: str, family: Family, layers: list[Layer], downsample: int, completion: Completion):
         self._node = node
@@ -57,8 +77,9 @@ class Capture:
         self._downsample = downsample
         self._completion: Completion = completion
         self._unreadable: set[Layer] = set()
-        self._parts: dict[Any, dict[tuple[int, ...], _Part]] = {}
-        self._last: dict[Any, dict[tuple[int, ...], _Part]] = {}
+        self._indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+        self._parts: dict[Any, dict[_Where, _Part]] = {}
+        self._last: dict[Any, dict[_Where, _Part]] = {}
         self.begin({}, 0)
 
     def begin(self, wanted: dict[Any, Any], batch: int) -> None:
@@ -67,7 +88,7 @@ class Capture:
         self._batch = batch
         self._last |= self._parts
         self._parts = {}
-        self._closed: set[tuple[Any, tuple[int, ...]]] = set()
+        self._closed: set[tuple[Any, _Where]] = set()
         self._waiting: dict[int, set[Layer]] = {}  # by the id of a call in progress; calls may run in several threads
 
     def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
@@ -75,22 +96,22 @@ class Capture:
         uuids = transformer_options.get("uuids", [])
         if self._wanted.keys().isdisjoint(uuids):
             return transformer_options
-        images = self._images(call, transformer_options)
+        where = self._where(call, transformer_options)
         open_chunks = [
             (chunk, uuid) for chunk, uuid in enumerate(uuids)
-            if uuid in self._wanted and (uuid, images) not in self._closed
+            if uuid in self._wanted and (uuid, where) not in self._closed
         ]
         if not open_chunks:
             return transformer_options
         waiting = self._waiting[id(call)] = set(self._layers)
-        grid = tuple(-(-length // self._downsample) for length in call.size)
 
         def observer(observation: Observation) -> None:
             waiting.discard(observation.layer)
+            grid = self._grid(observation.grid, call.size)
             for chunk, uuid in open_chunks:
-                rows = slice(chunk * len(images), (chunk + 1) * len(images))
+                rows = slice(chunk * len(where.images), (chunk + 1) * len(where.images))
                 tokens, pair = self._layer_maps(observation, rows, self._wanted[uuid], grid)
-                self._parts.setdefault(uuid, {}).setdefault(images, _Part(call.size)).add(tokens, pair)
+                self._parts.setdefault(uuid, {}).setdefault(where, _Part(call.size)).add(tokens, pair)
 
         return watch(transformer_options, self._family, call, self._layers, observer)
 
@@ -101,8 +122,8 @@ class Capture:
             self._note_unreadable(missed)
         seen = self._wanted.keys() & set(transformer_options.get("uuids", []))
         if seen:
-            images = self._images(call, transformer_options)
-            self._closed |= {(uuid, images) for uuid in seen}
+            where = self._where(call, transformer_options)
+            self._closed |= {(uuid, where) for uuid in seen}
 
     def called(self, uuid: Any) -> bool:
         """Whether the model was called with this cond, in this evaluation or, where it was spared, in the last."""
@@ -127,67 +148,120 @@ class Capture:
                 "for attention couple, NegPip or NAG do. Remove that node, limit it to fewer blocks, or choose another "
                 "map_scale."
             )
-        for part in parts.values():
-            if part.size != size:
+        for where, part in parts.items():
+            seen = part.size if where.frames is None else (size[0], *part.size[1:])
+            if seen != size:
                 raise ValueError(
                     f"{self._node}: the model was called for {' x '.join(map(str, part.size))} of a latent of "
-                    f"{' x '.join(map(str, size))}. Nodes that sample a picture in tiles, or in context windows "
-                    "other than over the batch, cannot be combined with this one."
+                    f"{' x '.join(map(str, size))}. Nodes that sample a picture in tiles, or in context windows over "
+                    "its height or width, cannot be combined with this one."
                 )
-        if set(parts) == {tuple(range(self._batch))}:
-            (part,) = parts.values()
-            return TokenMaps(*(None if sums is None else sums / part.layers for sums in (part.tokens, part.foreground)))
-        return TokenMaps(self._over_windows(parts, "tokens"), self._over_windows(parts, "foreground"))
+        maps = TokenMaps(self._whole(parts, "tokens", size), self._whole(parts, "foreground", size))
+        if len(size) == 2:
+            maps = TokenMaps(*(None if found is None else found.squeeze(2) for found in maps))
+        return maps
 
-    def _over_windows(self, parts: dict[tuple[int, ...], _Part], name: str) -> Tensor | None:
-        first = getattr(next(iter(parts.values())), name)
-        if first is None:
+    def _whole(self, parts: dict[_Where, _Part], name: str, size: tuple[int, ...]) -> Tensor | None:
+        """The maps [B, N, t, h, w] of the whole batch: means over layers, and over the windows that overlap."""
+        means = {where: getattr(part, name) for where, part in parts.items()}
+        if any(found is None for found in means.values()):
             return None
-        seen: list[list[Tensor]] = [[] for _ in range(self._batch)]
-        for images, part in parts.items():
-            maps = getattr(part, name).to(first.device) / part.layers
-            for image, own in zip(images, maps, strict=True):
-                seen[image].append(own)
-        if not all(seen):
+        means = {where: found / parts[where].layers for where, found in means.items()}
+        if set(means) == {_Where(tuple(range(self._batch)))}:
+            (whole,) = means.values()
+            return whole
+        first = next(iter(means.values()))
+        frames = first.shape[2] if next(iter(means)).frames is None else size[0]
+        seen: dict[tuple[int, int], list[Tensor]] = {}
+        for where, found in means.items():
+            for image, own in zip(where.images, found.to(first.device), strict=True):
+                for frame, picture in zip(where.frames or range(frames), own.unbind(1), strict=True):
+                    seen.setdefault((image, frame), []).append(picture)
+        if len(seen) < self._batch * frames:
             raise ValueError(
-                f"{self._node}: a prompt was used for some images of the batch only, because context windows split the "
+                f"{self._node}: a prompt was used for some images or frames only, because context windows split the "
                 "prompts. Turn split_conds_to_windows off."
             )
-        return torch.stack([sum(maps) / len(maps) for maps in seen])
+        clips = [
+            torch.stack([sum(seen[image, frame]) / len(seen[image, frame]) for frame in range(frames)], dim=1)
+            for image in range(self._batch)
+        ]
+        return torch.stack(clips)
+
+    def _grid(self, layer_grid: Grid, size: tuple[int, ...]) -> Grid:
+        """Of the maps, to which all layers are brought."""
+        if self._family.kind == "unet":
+            height, width = (-(-length // self._downsample) for length in size[-2:])
+            return layer_grid[0], height, width
+        if self._completion == "none":
+            return layer_grid
+        return layer_grid[0], -(-layer_grid[1] // 2), -(-layer_grid[2] // 2)
 
     def _layer_maps(
-        self, seen: Observation, rows: slice, wanted: Wanted, grid: tuple[int, ...]
+        self, seen: Observation, rows: slice, wanted: Wanted, grid: Grid
     ) -> tuple[Tensor | None, Tensor | None]:
-        cross = fold_repeats(seen.cross_attention.select(rows).probabilities(), wanted.length)  # [B, P, N]
-        chunk = self._family.chunk
-        starts = slice(0, None, chunk) if wanted.length % chunk == 0 else slice(0, 1)
-        if not wanted.tokens:
-            cross = cross[..., starts].sum(dim=-1, keepdim=True)  # rows sum to 1, so the start tells the rest
-            starts = slice(0, 1)
-        self_attention = SelfAttention(seen.self_attention.select(rows))
-        maps = to_grid(complete(self_attention, cross, self._completion), seen.grid[1:], grid)
+        """One layer's maps: [B, columns, *grid] of tokens, [B, 2, *grid] of background and foreground."""
+        cross, layer_grid = self._words(seen.cross_attention.select(rows), wanted), seen.grid  # [B, P, N]
+        if self._completion != "none":
+            pool = self._family.kind != "unet"
+            if pool:
+                cross, layer_grid = in_cells(cross, seen.grid), grid
+            own = SelfAttention(seen.self_attention.select(rows), seen.grid, pool)
+            cross = complete(own, cross, self._completion)
+        maps = to_grid(cross, layer_grid, grid)
+        tokens = maps.shape[1] - int(wanted.foreground)
         pair = None
         if wanted.foreground:
-            start = maps[:, starts].sum(dim=1, keepdim=True)
+            start = maps[:, tokens:]
             pair = foreground_pair(start, 1 - start)
-        return (normalise(maps) if wanted.tokens else None), pair
+        return (normalise(maps[:, :tokens]) if wanted.tokens else None), pair
 
-    def _images(self, call: Call, transformer_options: dict[str, Any]) -> tuple[int, ...]:
-        """The images of the batch that are in each chunk of this call: all of them, or those of a context window."""
+    def _words(self, attention: Attention, wanted: Wanted) -> Tensor:
+        """[B, P, N]: the probabilities of the wanted columns; after them, for the foreground, of all start tokens.
+
+        Columns are picked block by block of positions, so that not all text tokens are held for all positions.
+        """
+        compared = wanted.compared or wanted.length
+        if compared < wanted.length:
+            attention = attention.block(slice(None), slice(compared))
+        chunk = self._family.chunk
+        starts = slice(0, None, chunk) if chunk and compared % chunk == 0 else slice(0, 1)
+        blocks = []
+        for rows in attention.rows():  # [B, p, compared], or repeats of it
+            rows = fold_repeats(rows, compared)
+            picked = []
+            if wanted.tokens:
+                picked.append(rows if wanted.columns is None else rows[..., self._index(wanted.columns, rows.device)])
+            if wanted.foreground:
+                picked.append(rows[..., starts].sum(dim=-1, keepdim=True))
+            blocks.append(torch.cat(picked, dim=-1))
+        return torch.cat(blocks, dim=1)
+
+    def _index(self, columns: tuple[int, ...], device: torch.device) -> Tensor:
+        """Made once: bringing it to a GPU waits for the GPU."""
+        if (columns, device) not in self._indices:
+            self._indices[columns, device] = torch.tensor(columns, device=device)
+        return self._indices[columns, device]
+
+    def _where(self, call: Call, transformer_options: dict[str, Any]) -> _Where:
+        """What this call holds of the batch: all of it, or a context window."""
         per_chunk = call.rows // len(transformer_options["uuids"])
         window = transformer_options.get("context_window")
         evolved = transformer_options.get("ad_params", {}).get("sub_idxs")  # of AnimateDiff Evolved's windows
-        if window is not None and window.dim == 0:
-            anchor = getattr(window, "causal_anchor_index", None)  # an image that the host puts before the window's
-            images = ([] if anchor is None else [anchor]) + list(window.index_list)
-        else:
-            images = list(range(self._batch) if evolved is None else evolved)
+        images, frames = range(self._batch) if evolved is None else evolved, None
+        if window is not None and window.dim in (0, 2):
+            anchor = getattr(window, "causal_anchor_index", None)  # what the host puts before the window's own
+            own = ([] if anchor is None else [anchor]) + list(window.index_list)
+            if window.dim == 0:
+                images = own
+            elif len(call.size) == 3 and len(own) == call.size[0] and self._layers[0].frames == 1:
+                frames = tuple(own)
         if len(images) != per_chunk:
             raise ValueError(
                 f"{self._node}: the model was called for {per_chunk} pictures where the batch has {self._batch}. A "
                 "node that samples in tiles, or splits batches in a way of its own, cannot be combined with this one."
             )
-        return tuple(images)
+        return _Where(tuple(images), frames)
 
     def _note_unreadable(self, layers: set[Layer]) -> None:
         for (name, number), *_ in sorted(layers - self._unreadable):

@@ -48,6 +48,13 @@ def complete(self_attention: SupportsMatmul, cross_attention: Tensor, completion
     return total / POWERS
 
 
+def in_cells(attention: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """Means over cells of 2 x 2 positions within each frame. [B, P, N] on a grid t x h x w -> [B, P', N]."""
+    maps = attention.transpose(1, 2).unflatten(2, grid)  # [B, N, t, h, w]
+    frames = F.avg_pool2d(maps.flatten(1, 2), 2, ceil_mode=True)  # the last cells of odd sizes have fewer members
+    return frames.unflatten(1, maps.shape[1:3]).flatten(2).transpose(1, 2)
+
+
 def to_grid(attention: Tensor, layer_grid: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
     """Token maps [B, P, N] of a layer of h x w = P positions, as smoothed pictures, fp32 or wider, [B, N, *grid].
 

@@ -1,7 +1,7 @@
 """What rides on a sampling run. The life of one run, and the order in which the host calls us:
 
 OUTER_SAMPLE      make_run(guider, sigmas) -> Run, kept in the guider's transformer_options until the run ends
-SAMPLER_SAMPLE      the conds are processed, noise and latent are on the device; the sampler's loop begins
+SAMPLER_SAMPLE      run.begin_run(guider): the conds are processed; the sampler's loop begins
 PREDICT_NOISE         per evaluation: run.begin_evaluation(guider, Evaluation); a sampler's step may hold several
 CALC_COND_BATCH         all prompts of the evaluation, in as many model calls as the host finds room for
 APPLY_MODEL               per model call: run.watch_forward(call) -> options, the host's forward, run.end_forward(call)

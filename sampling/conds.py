@@ -16,6 +16,9 @@ from ..words.prompt import CONDITIONING_KEY
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
+T5_IDS = "t5xxl_ids"  # a cond's token ids, of which some models (Anima) make the columns that they attend to
+OF_THE_TEXT = ("cross_attn", "attention_mask", T5_IDS, CONDITIONING_KEY)  # what a cond keeps of its conditioning
+
 
 class ActiveCond(NamedTuple):
     """A cond that is active at this step, on a latent [B, C, *size]: [B, C, H, W], or [B, C, T, H, W] for video.
@@ -42,16 +45,16 @@ def give_copies_own_uuids(guider: CFGGuider) -> None:
     """Make the uuids of a run's conds tell them apart.
 
     For a cond with an area the host gives every other prompt one with the same area: a copy of that cond, uuid and
-    recorded words included, with the text of the other prompt's own.
+    conditioning included, in which only what the model is called with is the other prompt's own.
     """
     for name, conds in guider.conds.items():
-        own = {cond["uuid"] for cond in guider.original_conds.get(name, conds)}
-        words = {id(cond["model_conds"].get("c_crossattn")): cond.get(CONDITIONING_KEY)
-                 for cond in conds if cond["uuid"] in own}
+        uuids = {cond["uuid"] for cond in guider.original_conds.get(name, conds)}
+        own = {id(cond["model_conds"].get("c_crossattn")): cond for cond in conds if cond["uuid"] in uuids}
         for cond in conds:
-            if cond["uuid"] not in own:
+            if cond["uuid"] not in uuids:
                 cond["uuid"] = uuid.uuid4()
-                cond[CONDITIONING_KEY] = words.get(id(cond["model_conds"].get("c_crossattn")))
+                source = own.get(id(cond["model_conds"].get("c_crossattn")), {})
+                cond.update({key: source.get(key) for key in OF_THE_TEXT})
 
 
 def are_alike(cond: dict[str, Any]) -> Tensor:

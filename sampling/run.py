@@ -63,6 +63,9 @@ class Run:
         """Whether this evaluation's attention is read, for which a compiled model must run as it was written."""
         return True
 
+    def begin_run(self, guider: CFGGuider) -> None:
+        """Called once the host has processed the guider's conds, before the first evaluation."""
+
     def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
         """Called before the host predicts the noise."""
 
@@ -104,9 +107,12 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -
         finally:
             guider.model_options = before
 
-    def sampler_sample(executor, guider, *args, **kwargs):
+    def sampler_sample(executor, guider, sigmas, extra_args, *args, **kwargs):
         give_copies_own_uuids(guider)
-        return executor(guider, *args, **kwargs)
+        run = current_run(extra_args["model_options"], key)
+        if run is not None:
+            run.begin_run(guider)
+        return executor(guider, sigmas, extra_args, *args, **kwargs)
 
     def predict_noise(executor, x, timestep, model_options, *args, **kwargs):
         run = current_run(model_options, key)

@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import comfy.sample
 import torch
-import torch.nn.functional as F
 from comfy.samplers import KSAMPLER, CFGGuider, calc_cond_batch
 from torch import Tensor
 
-from ..attention_hooks.families import layers_at, model_family, model_layers
+from ..attention_hooks.families import Family, layers_at, model_family, model_layers
 from ..attention_hooks.observe import Call
 from ..attention_hooks.token_maps import Capture, Wanted
-from ..guidance.attention_maps import Completion
-from ..words.phrases import check_phrases, phrase_columns
-from ..words.prompt import CONDITIONING_KEY
-from .conds import ActiveCond, active_conds, text_length
+from ..guidance.attention_maps import Completion, enlarge, resize
+from ..words.phrases import check_phrases
+from .conds import ActiveCond, active_conds
+from .prompt_text import prompt_text
 from .run import Evaluation, Run, add_run, without_runs
 
 if TYPE_CHECKING:
@@ -27,11 +26,11 @@ DOWNSAMPLE = 2  # found words best in the measurement of tests/sticker_world/wor
 
 
 class WordMap(NamedTuple):
-    """Where one phrase is seen, for each latent image, at the latent's size, on the CPU."""
+    """Where one phrase is seen, in each latent [B, C, *size] at its size, on the CPU."""
 
     phrase: str
-    attention: Tensor  # [B, H, W]; 1 is the phrase's mean over the picture
-    share: Tensor  # [B, H, W]; the part that the prompts with this phrase have in the result, 0..1
+    attention: Tensor  # [B, *size]; 1 is the phrase's mean over the picture or clip
+    share: Tensor  # [B, *size]; the part that the prompts with this phrase have in the result, 0..1
 
 
 class _OneCall(CFGGuider):
@@ -49,19 +48,25 @@ def _one_call(model, x, sigmas, extra_args, callback, disable):
 class _WordRun(Run):
     """The one call: gathers the token maps of the prompts that have one of the phrases."""
 
-    def __init__(self, capture: Capture, phrases: list[str]):
+    def __init__(self, family: Family, capture: Capture, phrases: list[str]):
+        self.family = family
         self.capture = capture
         self.phrases = phrases
         self.active: list[ActiveCond] = []
+        self.columns: dict[Any, dict[str, tuple[int, ...]]] = {}  # of each phrase, by the uuid of the cond
+        self.wanted: dict[Any, Wanted] = {}
 
     def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
         self.active = active_conds(guider.conds["positive"], evaluation.x, evaluation.sigma)
-        wanted = {
-            item.uuid: Wanted(tokens=True, foreground=False, length=text_length(item.cond))
-            for item in self.active
-            if any(_columns(item.cond, phrase) for phrase in self.phrases)
-        }
-        self.capture.begin(wanted, evaluation.x.shape[0])
+        for item in self.active:
+            text = prompt_text(item.cond, self.family)
+            found = {phrase: text.find(phrase) for phrase in self.phrases} if text else {}
+            every = sorted({column for columns in found.values() for column in columns})
+            if text and every:
+                columns = tuple(range(text.length) if self.family.kind == "unet" else every)
+                self.wanted[item.uuid] = Wanted(True, False, text.length, columns, text.compared)
+                self.columns[item.uuid] = found
+        self.capture.begin(self.wanted, evaluation.x.shape[0])
 
     def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
         return self.capture.watch_forward(call, transformer_options)
@@ -75,11 +80,12 @@ class _WordRun(Run):
     def _word_map(self, phrase: str) -> WordMap:
         attention, share = [], []
         for item in self.active:
-            columns = _columns(item.cond, phrase)
+            columns = self.columns.get(item.uuid, {}).get(phrase)
             if columns and item.share.any():
-                tokens = self.capture.maps(item.uuid, item.size).tokens[:, list(columns)].mean(dim=1, keepdim=True)
+                places = [self.wanted[item.uuid].columns.index(column) for column in columns]
+                tokens = self.capture.maps(item.uuid, item.size).tokens[:, places].mean(dim=1, keepdim=True)
                 whole = torch.zeros_like(item.share)
-                whole[(..., *item.view)] = F.interpolate(tokens, item.size, mode="bilinear")
+                whole[(..., *item.view)] = enlarge(resize(tokens, item.size[-2:]), item.size)
                 attention.append(item.share * whole)
                 share.append(item.share)
         if not share:
@@ -93,20 +99,23 @@ class _WordRun(Run):
 
 def word_maps(
     model: ModelPatcher, conditioning: list, latent: dict[str, Any], phrases: list[str], noise_level: float,
-    completion: Completion, downsample: int = DOWNSAMPLE, seed: int = 0,
+    completion: Completion, downsample: int | None = None, seed: int = 0,
 ) -> list[WordMap]:
     """Call the model once on the latent with noise, and return the map of each phrase.
 
     noise_level: the share of the noise schedule, 0 (sigma_min) to 1 (sigma_max). A phrase's map is the mean over its
     tokens of S-CFG's renormalised token maps. Where several prompts contain it, they count as they do in sampling.
+    downsample: of the finest grid that is read of a UNet, None for DOWNSAMPLE; a transformer has only one.
     Raises ValueError for a phrase that no prompt contains, and for a model whose attention cannot be read.
     """
     family = model_family(model, NODE)
+    if downsample is None and family.kind == "unet":
+        downsample = DOWNSAMPLE
     downsample, chosen = layers_at(family, model_layers(model, NODE), downsample)
     check_phrases(conditioning, phrases, NODE)
 
     model = without_runs(model)
-    run = _WordRun(Capture(NODE, family, chosen, downsample, completion), phrases)
+    run = _WordRun(family, Capture(NODE, family, chosen, downsample, completion), phrases)
     add_run(model, lambda guider, sigmas: run)
     guider = _OneCall(model)
     guider.inner_set_conds({"positive": conditioning})
@@ -123,7 +132,3 @@ def noise_sigma(model: ModelPatcher, noise_level: float) -> float:
     model_sampling = model.get_model_object("model_sampling")
     sigma = model_sampling.percent_to_sigma(1 - noise_level)
     return min(max(float(sigma), float(model_sampling.sigma_min)), float(model_sampling.sigma_max))
-
-
-def _columns(cond: dict[str, Any], phrase: str) -> tuple[int, ...]:
-    return phrase_columns(cond.get(CONDITIONING_KEY), text_length(cond), phrase)

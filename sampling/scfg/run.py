@@ -13,9 +13,8 @@ from ...attention_hooks.token_maps import Capture, Wanted
 from ...guidance import scfg
 from ...guidance.attention_maps import Completion, enlarge
 from ...guidance.precision import widen
-from ...words.phrases import token_labels
-from ...words.prompt import CONDITIONING_KEY
-from ..conds import ActiveCond, active_conds, are_alike, text_length
+from ..conds import ActiveCond, active_conds, are_alike
+from ..prompt_text import PromptText, prompt_text
 from ..record import fingerprint
 from ..run import Evaluation, Run, SigmaRange, add_run, current_run
 from .regions import Region, RegionRecord, Regions, RegionStep, met
@@ -25,6 +24,11 @@ if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
 NODE = "S-CFG"
+AT_CFG_1 = (
+    "the sampler does not use the negative prompt (cfg 1), so there is no guidance to change and this run is as it is "
+    "without S-CFG. Use cfg 3 to 5 with a model made for it, not a Turbo, Lightning or other distilled one."
+)
+FLUX_GUIDANCE = " The number in FluxGuidance is an input of this model, not its cfg."
 
 
 class Settings(NamedTuple):
@@ -58,6 +62,10 @@ class SCFGRun(Run):
         downsample, chosen = layers_at(family, layers, settings.downsample)
         self.settings = settings
         self.record = record
+        self.family = family
+        self.whole_image = settings.whole_image or not family.chunk  # there is no start token to tell a background by
+        self.texts: dict[Any, PromptText | None] = {}  # by uuid
+        self.wanted: dict[Any, Wanted] = {}
         self.capture = Capture(NODE, family, chosen, downsample, settings.completion)
         self.range = SigmaRange(guider.model_patcher, settings.start_percent, settings.end_percent)
         self.seen: dict[float, RegionStep] = {}  # by sigma; the last evaluation at a sigma counts; on the device
@@ -65,18 +73,39 @@ class SCFGRun(Run):
         self.first: dict[int, int] = {}  # number of a prompt's first region, by the prompt's
         self.downscale = guider.model_patcher.model.latent_format.spacial_downscale_ratio
         self.guider = type(guider).__name__
+        self.guidance_embed = bool(
+            getattr(getattr(guider.model_patcher.model.diffusion_model, "params", None), "guidance_embed", False)
+        )
         self.acted = False
         self.alike: dict[Any, Tensor] = {}  # whether a negative prompt's tokens are all the same, by uuid; [B or 1]
 
     def reads_attention(self, evaluation: Evaluation) -> bool:
         return evaluation.sigma_value in self.range
 
+    def begin_run(self, guider: CFGGuider) -> None:
+        """Token maps of every cond but the negative, the foreground of every cond but the positive.
+
+        Guiders with more prompts than these two decide at each step which of them they compare, so both are gathered.
+        """
+        for name, conds in guider.conds.items():
+            for cond in conds:
+                text = self.texts[cond["uuid"]] = prompt_text(cond, self.family)
+                if text is None:
+                    continue
+                columns = None if self.family.kind == "unet" else text.columns
+                tokens = name != "negative" and columns != ()
+                foreground = name != "positive" and not self.whole_image
+                if tokens or foreground:
+                    self.wanted[cond["uuid"]] = Wanted(tokens, foreground, text.length, columns, text.compared)
+                if tokens and columns is not None and text.words is None:
+                    self.warn_once("a prompt does not say which of its tokens are words, so that tokens of the text "
+                                   "encoder's template may take regions. Encode it with Prompt with Words.")
+
     def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
         self.acts = self.reads_attention(evaluation)
         self.acted |= self.acts
-        wanted = wanted_conds(guider, foreground=not self.settings.whole_image) if self.acts else {}
-        self.capture.begin(wanted, evaluation.x.shape[0])
+        self.capture.begin(self.wanted if self.acts else {}, evaluation.x.shape[0])
 
     def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
         return self.capture.watch_forward(call, transformer_options)
@@ -112,7 +141,7 @@ class SCFGRun(Run):
         if not self.acts:
             return denoised
         if args["uncond"] is None:
-            self.warn_once("the sampler does not use the negative prompt (cfg 1), so there is no guidance to change.")
+            self.warn_once(AT_CFG_1 + (FLUX_GUIDANCE if self.guidance_embed else ""))
             return denoised
         for name, conds in (("positive", args["cond"]), ("negative", args["uncond"])):
             if not conds:
@@ -142,7 +171,7 @@ class SCFGRun(Run):
         if not active:
             return None
         shape = (x.shape[0], 1, *x.shape[2:])
-        if self.settings.whole_image:
+        if self.whole_image:
             return widen(x).new_ones(shape)
         reference = widen(x).new_zeros(shape)
         for item in active:
@@ -158,20 +187,30 @@ class SCFGRun(Run):
         prompts = []
         for item in self._active(conds, x):
             number = next(number for number, cond in enumerate(conds) if cond is item.cond)
-            maps = self.capture.maps(item.uuid, item.size).tokens.to(x.device)
             owner = torch.zeros(item.share.shape, dtype=torch.int64, device=x.device)
-            owner[(..., *item.view)] = enlarge(scfg.assign_tokens(maps), item.size)
-            partition = scfg.Partition(owner, item.share, maps.shape[1])
-            prompts.append(_Prompt(partition, self._first_region(number, item.cond, maps.shape[1])))
+            if item.uuid in self.wanted:
+                maps = self.capture.maps(item.uuid, item.size).tokens.to(x.device)
+                owner[(..., *item.view)] = enlarge(scfg.assign_tokens(maps), item.size)
+            first, count = self._regions(number, item.uuid)
+            prompts.append(_Prompt(scfg.Partition(owner, item.share, count), first))
         return prompts
 
-    def _first_region(self, number: int, cond: dict[str, Any], columns: int) -> int:
-        """The place of this prompt's regions in the run's list, where they are entered when they are first met."""
+    def _regions(self, number: int, uuid: Any) -> tuple[int, int]:
+        """The place of a prompt's regions in the run's list, where they are entered when they are met, and how many.
+
+        A prompt without words has one, of no word.
+        """
+        text, wanted = self.texts[uuid], self.wanted.get(uuid)
+        if text is None or wanted is None:
+            names = [Region(number, 0, "")]
+        else:
+            labels = text.labels()
+            columns = range(text.length) if wanted.columns is None else wanted.columns
+            names = [Region(number, column, labels[column]) for column in columns]
         if number not in self.first:
             self.first[number] = len(self.regions)
-            labels = token_labels(cond.get(CONDITIONING_KEY), text_length(cond))
-            self.regions += [Region(number, column, labels[column]) for column in range(columns)]
-        return self.first[number]
+            self.regions += names
+        return self.first[number], len(names)
 
     def _record(self, prompts: list[_Prompt], rates: list[Tensor], rate: Tensor) -> None:
         """Keep what this evaluation saw: of each position, the region of the prompt with the largest share."""
@@ -183,21 +222,6 @@ class SCFGRun(Run):
         owner = owners.gather(1, strongest)[:, 0].to(torch.int16)
         sigma = self.evaluation.sigma_value
         self.seen[sigma] = RegionStep(self.evaluation.step, sigma, owner, table, rate[:, 0].half())
-
-
-def wanted_conds(guider: CFGGuider, foreground: bool) -> dict[Any, Wanted]:
-    """Token maps for every cond but the negative, the foreground for every cond but the positive.
-
-    Guiders with more prompts than these two decide at each step which of them they compare, so both are gathered.
-    """
-    wanted = {}
-    for name, conds in guider.conds.items():
-        for cond in conds:
-            length = text_length(cond)
-            item = Wanted(name != "negative", foreground and name != "positive", length or 0)
-            if length is not None and (item.tokens or item.foreground):
-                wanted[cond["uuid"]] = item
-    return wanted
 
 
 def patch_scfg(model: ModelPatcher, settings: Settings) -> tuple[ModelPatcher, RegionRecord]:

@@ -1,0 +1,74 @@
+"""The text of a processed cond, as the attention of a model family has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..attention_hooks.families import Family
+from ..words.phrases import phrase_columns, token_labels
+from ..words.prompt import CONDITIONING_KEY, PromptWords
+from .conds import T5_IDS, text_length
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLIP_WIDTH = 2048  # of CLIP's columns in a conditioning that T5's follow (SD 3); what lies beyond is zero in them
+
+
+class PromptText(NamedTuple):
+    """Columns count the tokens that the model is called with, which it may have lengthened."""
+
+    length: int
+    compared: int  # the first so many columns, among which attention is compared: all but those of SD 3's T5
+    moved: int  # how far the encoded columns lie behind their place in the conditioning
+    words: PromptWords | None
+    columns: tuple[int, ...]  # that words became, or any text where words are not known; not templates and padding
+
+    def find(self, phrase: str) -> tuple[int, ...]:
+        """The columns of a phrase or token number; () where the prompt lacks it."""
+        found = phrase_columns(self.words, self.length - self.moved, phrase)
+        return tuple(column + self.moved for column in found if column + self.moved < self.compared)
+
+    def labels(self) -> list[str]:
+        """For every column, its word, "" for what is none, or "#n" where no words are known."""
+        return [""] * self.moved + token_labels(self.words, self.length - self.moved)
+
+
+def prompt_text(cond: dict[str, Any], family: Family) -> PromptText | None:
+    """None without text. Reads the conditioning, which the host keeps on the CPU."""
+    length = text_length(cond)
+    encoded = cond.get("cross_attn")
+    if not length or encoded is None:
+        return None
+    words = cond.get(CONDITIONING_KEY)
+    of_ids = cond.get(T5_IDS)
+    if words is not None and words.token_ids is not None:
+        words = PromptWords(words.token_ids, length)
+    moved = 0 if of_ids is not None else length - encoded.shape[1]  # Flux 2 pads at the front
+    compared = _clip_columns(encoded, words, length) if family.chunk else length
+    if words is not None:
+        found = {column + moved for word in words.words for column in word.tokens}
+    elif of_ids is not None:
+        found = set(range(of_ids.shape[-1]))
+    else:
+        found = {column + moved for column in _text_columns(encoded, cond.get("attention_mask"))}
+    return PromptText(length, compared, moved, words, tuple(sorted(column for column in found if column < compared)))
+
+
+def _clip_columns(encoded: Tensor, words: PromptWords | None, length: int) -> int:
+    """How many columns CLIP made, behind which those of another encoder may lie."""
+    part = words.part("clip") if words is not None else None
+    if part is not None:
+        return part.columns.stop
+    if encoded.shape[-1] <= CLIP_WIDTH:
+        return length
+    beyond = encoded[..., CLIP_WIDTH:].ne(0).flatten(2).any(dim=2).any(dim=0).tolist()
+    return beyond.index(True) if True in beyond else length
+
+
+def _text_columns(encoded: Tensor, mask: Tensor | None) -> list[int]:
+    """The columns [B, N, C] that are not zero, nor masked [B, N]: encoders pad with zeros, or say what is padding."""
+    is_text = encoded.ne(0).any(dim=2).any(dim=0)
+    if mask is not None and mask.shape[-1] == len(is_text):
+        is_text = is_text & mask.reshape(-1, len(is_text)).ne(0).any(dim=0).to(is_text.device)
+    return [column for column, text in enumerate(is_text.tolist()) if text]
