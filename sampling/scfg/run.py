@@ -14,9 +14,10 @@ from ...guidance import scfg
 from ...guidance.attention_maps import Completion, enlarge
 from ...guidance.precision import widen
 from ..conds import ActiveCond, active_conds, are_alike
+from ..post_cfg import Guidance, add_guidance
 from ..prompt_text import PromptText, prompt_text
 from ..record import fingerprint
-from ..run import Evaluation, Run, SigmaRange, add_run, current_run
+from ..run import Evaluation, SigmaRange
 from .regions import Region, RegionRecord, Regions, RegionStep, met
 
 if TYPE_CHECKING:
@@ -50,11 +51,10 @@ class _Prompt(NamedTuple):
     first: int  # number of its first region among those of the run
 
 
-class SCFGRun(Run):
+class SCFGRun(Guidance):
     """One sampling run with S-CFG; hands what it saw to `record` when it ends well."""
 
     node = NODE
-    guided = False  # whether the host has called `guide`
 
     def __init__(
         self, guider: CFGGuider, family: Family, layers: list[Layer], settings: Settings, record: RegionRecord
@@ -76,7 +76,6 @@ class SCFGRun(Run):
         self.guidance_embed = bool(
             getattr(getattr(guider.model_patcher.model.diffusion_model, "params", None), "guidance_embed", False)
         )
-        self.acted = False
         self.alike: dict[Any, Tensor] = {}  # whether a negative prompt's tokens are all the same, by uuid; [B or 1]
 
     def reads_attention(self, evaluation: Evaluation) -> bool:
@@ -104,7 +103,6 @@ class SCFGRun(Run):
     def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
         self.acts = self.reads_attention(evaluation)
-        self.acted |= self.acts
         self.capture.begin(self.wanted if self.acts else {}, evaluation.x.shape[0])
 
     def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
@@ -114,8 +112,6 @@ class SCFGRun(Run):
         self.capture.end_forward(call, transformer_options)
 
     def finish(self, samples: Tensor) -> None:
-        if self.acted and not self.guided:
-            self.warn_once("it had no effect: another node has taken over guidance. Connect that node before this one.")
         if any(alike.any() for alike in self.alike.values()):
             self.warn_once("the negative prompt is zeroed out, so it sees no foreground; the whole image was the "
                            "reference instead.")
@@ -126,18 +122,10 @@ class SCFGRun(Run):
         if not first:
             return
         regions, steps = met(self.regions, [seen.on_cpu() for seen in first.values()])
-        for step in steps:
-            if not step.rate_map.isfinite().all():
-                raise ValueError(
-                    f"{NODE}: in step {step.step + 1} the predictions that {self.guider} compares are not finite. "
-                    "Use KSampler or CFGGuider, or run the model in a precision with more range, such as bf16."
-                )
         self.record.add(Regions(regions, steps, self.downscale, fingerprint(samples)))
 
     def guide(self, args: dict[str, Any]) -> Tensor:
-        """The host's post-CFG function: denoised [B, C, H, W] -> denoised with a scale for every region."""
         x, denoised = args["input"], args["denoised"]
-        self.guided = True
         if not self.acts:
             return denoised
         if args["uncond"] is None:
@@ -231,13 +219,5 @@ def patch_scfg(model: ModelPatcher, settings: Settings) -> tuple[ModelPatcher, R
     record = RegionRecord()
 
     model = model.clone()
-    key = add_run(model, lambda guider, sigmas: SCFGRun(guider, family, layers, settings, record))
-
-    def post_cfg(args: dict[str, Any]) -> Tensor:
-        run = current_run(args["model_options"], key)
-        if run is None:
-            raise ValueError(f"{NODE}: this sampler does not use the host's guider, so attention cannot be read.")
-        return run.guide(args)
-
-    model.set_model_sampler_post_cfg_function(post_cfg)
+    add_guidance(model, lambda guider, sigmas: SCFGRun(guider, family, layers, settings, record), NODE)
     return model, record

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ...attention_hooks.families import Family, Layer, layers_at, model_family, model_layers
+from ...attention_hooks.families import Family, Grid, Layer, layers_at, model_family, model_layers
 from ...attention_hooks.observe import Observation
-from ...attention_hooks.probabilities import fold_repeats
-from ...attention_hooks.token_maps import Capture
+from ...attention_hooks.token_maps import Capture, Wanted
 from ...guidance.attention_maps import enlarge, to_grid
 from ...guidance.precision import widen
 from ...guidance.sega import strongest
-from ...words.phrases import check_phrases, phrase_columns
-from ...words.prompt import CONDITIONING_KEY
-from ..conds import active_conds, text_length
+from ...words.phrases import check_phrases
+from ..conds import active_conds
+from ..prompt_text import prompt_text
 from .concepts import Concept, Cond
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
-
-
-class _Words(NamedTuple):
-    """What to gather for one cond: the attention to the tokens in `columns`, summed."""
-
-    length: int
-    columns: list[int]
 
 
 class ConceptWords(Capture):
@@ -40,15 +32,15 @@ class ConceptWords(Capture):
         wanted = {}
         for concept, conds in prompts:
             for cond in conds:
-                length, words = text_length(cond), cond.get(CONDITIONING_KEY)
-                columns = {column for phrase in concept.confine_to for column in phrase_columns(words, length, phrase)}
-                if columns:
-                    wanted[cond["uuid"]] = _Words(length, sorted(columns))
+                text = prompt_text(cond, self._family)
+                columns = {column for phrase in concept.confine_to for column in text.find(phrase)} if text else None
+                if text and columns:
+                    wanted[cond["uuid"]] = Wanted(True, False, text.length, tuple(sorted(columns)), text.compared)
         self.begin(wanted, batch)
 
     def mask(self, concept: Concept, conds: list[Cond], x: Tensor, sigma: Tensor) -> Tensor:
-        """[B, 1, H, W]: 1 where the concept's attention to its words is strongest."""
-        mask = widen(x).new_zeros((x.shape[0], 1, *x.shape[-2:]))
+        """[B, 1, *size]: 1 where the concept's attention to its words is strongest."""
+        mask = widen(x).new_zeros((x.shape[0], 1, *x.shape[2:]))
         for item in active_conds(conds, x, sigma):
             if item.uuid in self._wanted and self.called(item.uuid):
                 seen = self.maps(item.uuid, item.size).tokens.to(x.device)
@@ -56,11 +48,10 @@ class ConceptWords(Capture):
                 mask[view] += item.share[view] * enlarge(strongest(seen, concept.edit.threshold), item.size)
         return mask
 
-    def _layer_maps(
-        self, seen: Observation, rows: slice, wanted: Any, grid: tuple[int, ...]
-    ) -> tuple[Tensor, None]:
-        cross = fold_repeats(seen.cross_attention.select(rows).probabilities(), wanted.length)  # [B, P, N]
-        return to_grid(cross[..., wanted.columns].sum(dim=-1, keepdim=True), seen.grid[1:], grid), None
+    def _layer_maps(self, seen: Observation, rows: slice, wanted: Wanted, grid: Grid) -> tuple[Tensor, None]:
+        """The attention to the columns, summed."""
+        words = self._words(seen.cross_attention.select(rows), wanted)  # [B, P, N]
+        return to_grid(words.sum(dim=-1, keepdim=True), seen.grid, grid), None
 
 
 def word_layers(model: ModelPatcher, concepts: tuple[Concept, ...], node: str) -> list[Layer]:
