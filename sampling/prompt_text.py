@@ -22,7 +22,6 @@ class PromptText(NamedTuple):
     compared: int  # the first so many columns, among which attention is compared: all but those of SD 3's T5
     moved: int  # how far the encoded columns lie behind their place in the conditioning
     words: PromptWords | None
-    columns: tuple[int, ...]  # that words became, or any text where words are not known; not templates and padding
 
     def find(self, phrase: str) -> tuple[int, ...]:
         """The columns of a phrase or token number; () where the prompt lacks it."""
@@ -35,7 +34,7 @@ class PromptText(NamedTuple):
 
 
 def prompt_text(cond: dict[str, Any], family: Family) -> PromptText | None:
-    """None without text. Reads the conditioning, which the host keeps on the CPU."""
+    """None without text."""
     length = text_length(cond)
     encoded = cond.get("cross_attn")
     if not length or encoded is None:
@@ -46,13 +45,23 @@ def prompt_text(cond: dict[str, Any], family: Family) -> PromptText | None:
         words = PromptWords(words.token_ids, length)
     moved = 0 if of_ids is not None else length - encoded.shape[1]  # Flux 2 pads at the front
     compared = _clip_columns(encoded, words, length) if family.chunk else length
-    if words is not None:
-        found = {column + moved for word in words.words for column in word.tokens}
+    return PromptText(length, compared, moved, words)
+
+
+def word_columns(cond: dict[str, Any], text: PromptText) -> tuple[int, ...]:
+    """The columns that words became, not template and padding; where words are not known, all that are not padding.
+
+    Reads the conditioning, which the host keeps on the CPU.
+    """
+    of_ids = cond.get(T5_IDS)
+    if text.words is not None:
+        found = {column + text.moved for word in text.words.words for column in word.tokens}
     elif of_ids is not None:
         found = set(range(of_ids.shape[-1]))
     else:
-        found = {column + moved for column in _text_columns(encoded, cond.get("attention_mask"))}
-    return PromptText(length, compared, moved, words, tuple(sorted(column for column in found if column < compared)))
+        encoded = _not_padding(cond["cross_attn"], cond.get("attention_mask"))
+        found = {column + text.moved for column in encoded}
+    return tuple(sorted(column for column in found if column < text.compared))
 
 
 def _clip_columns(encoded: Tensor, words: PromptWords | None, length: int) -> int:
@@ -66,7 +75,7 @@ def _clip_columns(encoded: Tensor, words: PromptWords | None, length: int) -> in
     return beyond.index(True) if True in beyond else length
 
 
-def _text_columns(encoded: Tensor, mask: Tensor | None) -> list[int]:
+def _not_padding(encoded: Tensor, mask: Tensor | None) -> list[int]:
     """The columns [B, N, C] that are not zero, nor masked [B, N]: encoders pad with zeros, or say what is padding."""
     is_text = encoded.ne(0).any(dim=2).any(dim=0)
     if mask is not None and mask.shape[-1] == len(is_text):

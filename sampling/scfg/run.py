@@ -15,7 +15,7 @@ from ...guidance.attention_maps import Completion, enlarge
 from ...guidance.precision import widen
 from ..conds import ActiveCond, active_conds, are_alike
 from ..post_cfg import Guidance, add_guidance
-from ..prompt_text import PromptText, prompt_text
+from ..prompt_text import PromptText, prompt_text, word_columns
 from ..record import fingerprint
 from ..run import Evaluation, SigmaRange
 from .regions import Region, RegionRecord, Regions, RegionStep, met
@@ -91,7 +91,7 @@ class SCFGRun(Guidance):
                 text = self.texts[cond["uuid"]] = prompt_text(cond, self.family)
                 if text is None:
                     continue
-                columns = None if self.family.kind == "unet" else text.columns
+                columns = None if self.family.kind == "unet" else word_columns(cond, text)
                 tokens = name != "negative" and columns != ()
                 foreground = name != "positive" and not self.whole_image
                 if tokens or foreground:
