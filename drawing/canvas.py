@@ -22,6 +22,8 @@ TITLE_SIZE = 24
 TITLE_HEIGHT = 48
 TEXT_SIZE = 20
 
+SCREEN = 16 / 9  # its width to its height
+
 SHORTEST, LONGEST = 768, 1024  # the longer side of a picture, in pixels
 
 
@@ -41,6 +43,16 @@ def to_picture(image: Tensor) -> Image.Image:
 def to_tensor(picture: Image.Image) -> Tensor:
     """RGB -> [H, W, 3] in 0..1."""
     return torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255
+
+
+def tiled(pictures: Tensor) -> Tensor:
+    """Pictures [n, h, w, ...] row by row in one, [rows * h, columns * w, ...], about as wide as a screen."""
+    count, height, width = pictures.shape[:3]
+    columns = min(count, max(1, round(math.sqrt(count * height / width * SCREEN))))
+    rows = -(-count // columns)
+    sheet = pictures.new_zeros((rows * columns, *pictures.shape[1:]))
+    sheet[:count] = pictures
+    return sheet.unflatten(0, (rows, columns)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
 
 def reduced(picture: Tensor, most: int) -> Tensor:

@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from comfy_api.latest import io, ui
 
-from ..drawing import heat_map
+from ..drawing import heat_map, tiled
 from ..guidance.attention_maps import COMPLETIONS, Completion
 from ..guidance.word_map import contrast, soft_mask
-from ..sampling.word_mask import DOWNSAMPLE, NODE, WordMap, word_maps
+from ..sampling.word_mask import NODE, WordMap, word_maps
 from ..words.phrases import split_phrases
 from .checks import checked
 from .inputs import COMPLETION_TOOLTIP, MAP_SCALES
+from .pictures import gallery, picture_name, pictures_behind
 from .sockets import CATEGORY
 
 log = logging.getLogger(__name__)
@@ -87,39 +88,80 @@ class SemanticGuidanceWordMask(io.ComfyNode):
         cls, model, conditioning, latent, words: str, noise_level: float, mask: str, threshold: float, seed: int,
         completion: Completion, map_scale: str, image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        scale = MAP_SCALES[map_scale] or DOWNSAMPLE
+        scale = MAP_SCALES[map_scale]
         maps = word_maps(model, conditioning, latent, split_phrases(words), noise_level, completion, scale, seed)
-        size = _picture_size(model, latent) if image is None else tuple(image.shape[1:3])
-        soft = torch.cat([soft_mask(seen.attention, seen.share, size) for seen in maps])
+        size = _picture_size(model, maps[0]) if image is None else tuple(image.shape[1:3])
+        soft = torch.cat([soft_mask(seen.attention, seen.share, size).flatten(0, -3) for seen in maps])
         masks = soft if mask == "soft" else (soft >= threshold).float()
-        heat = _heat_maps(maps, size, image)
-        return io.NodeOutput(masks, heat, ui=ui.PreviewImage(heat, cls=cls))
+        drawing = _Drawing(maps, size, image)
+        heat = drawing.pictures()
+        return io.NodeOutput(masks, heat, ui=ui.PreviewImage(drawing.clips() or heat, cls=cls))
 
 
-def _picture_size(model, latent: dict) -> tuple[int, int]:
+def _picture_size(model, seen: WordMap) -> tuple[int, int]:
     """Height and width of the latent's picture."""
-    height, width = latent["samples"].shape[-2:]
+    height, width = seen.attention.shape[-2:]
     downscale = model.get_model_object("latent_format").spacial_downscale_ratio
     return downscale * height, downscale * width
 
 
-def _heat_maps(maps: list[WordMap], size: tuple[int, int], image: torch.Tensor | None) -> torch.Tensor:
-    """A picture [H, W, 3] of the attention that each word gets in each latent, on one scale. Flat maps are told."""
-    scale = (min(float(seen.attention.min()) for seen in maps), max(float(seen.attention.max()) for seen in maps))
-    pictures = []
-    for seen in maps:
+class _Drawing:
+    """Pictures [H, W, 3] of the attention that each word gets in each latent, on one scale. Flat maps are told."""
+
+    def __init__(self, maps: list[WordMap], size: tuple[int, int], image: torch.Tensor | None):
+        self.maps = maps
+        self.size = size
+        batch, *frames, _, _ = maps[0].attention.shape
+        self.frames = frames[0] if frames else 1
+        if image is None or self.frames > 1:
+            self.behind = pictures_behind(image, batch, self.frames, NODE)
+        else:
+            self.behind = [image[number % len(image)] for number in range(batch)]
+        self.scale = (
+            min(float(seen.attention.min()) for seen in maps), max(float(seen.attention.max()) for seen in maps)
+        )
+        self.titles = [self._titles(seen) for seen in maps]
+
+    def _titles(self, seen: WordMap) -> list[str]:
         flat = contrast(seen.attention, seen.share) < UNIFORM
         if flat.any():
             log.warning('%s: the map of "%s" is nearly uniform, so its mask means little. The model may not see it.',
                         NODE, seen.phrase)
-        for number, attention in enumerate(seen.attention):
-            title = f"{seen.phrase} (nearly uniform)" if flat[number] else seen.phrase
-            if image is None:
-                behind, attention = None, F.interpolate(attention[None, None], size, mode="bilinear")[0, 0]
-            else:
-                behind = image[number % len(image)]
-            pictures.append(heat_map(attention, behind, title, scale))
-    return torch.stack(pictures)
+        return [f"{seen.phrase} (nearly uniform)" if is_flat else seen.phrase for is_flat in flat.tolist()]
+
+    def pictures(self) -> torch.Tensor:
+        """One for each word, latent and latent frame."""
+        return gallery(
+            (
+                self._picture(frame, behind, ", ".join(filter(None, (title, picture_name(number, 1, self.frames)))))
+                for seen, titles in zip(self.maps, self.titles, strict=True)
+                for clip, title in enumerate(titles)
+                for number, (frame, behind) in enumerate(self._frames(seen, clip))
+            ),
+            len(self.maps) * len(self.behind),
+        )
+
+    def clips(self) -> list[torch.Tensor]:
+        """For each word and clip, all its frames in one picture; [] where there are no clips."""
+        if self.frames == 1:
+            return []
+        sheets = []
+        for seen, titles in zip(self.maps, self.titles, strict=True):
+            for clip, title in enumerate(titles):
+                frames, behind = zip(*self._frames(seen, clip), strict=True)
+                image = None if behind[0] is None else tiled(torch.stack(behind))
+                sheets.append(heat_map(tiled(torch.stack(frames)), image, title, self.scale))
+        return sheets
+
+    def _frames(self, seen: WordMap, clip: int) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """The attention [h, w] in each frame of a clip, and the picture behind it."""
+        attention = seen.attention[clip].reshape(-1, *seen.attention.shape[-2:])
+        return list(zip(attention, self.behind[clip * self.frames : (clip + 1) * self.frames], strict=True))
+
+    def _picture(self, attention: torch.Tensor, behind: torch.Tensor | None, title: str) -> torch.Tensor:
+        if behind is None:
+            attention = F.interpolate(attention[None, None], self.size, mode="bilinear")[0, 0]
+        return heat_map(attention, behind, title, self.scale)
 
 
 NODES = [SemanticGuidanceWordMask]

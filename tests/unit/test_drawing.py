@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from semantic_guidance.drawing import DIVERGING, SEQUENTIAL, LegendEntry, heat_map, region_picture
-from semantic_guidance.drawing.canvas import LONGEST, SHORTEST, shown_size
+from semantic_guidance.drawing.canvas import LONGEST, SHORTEST, reduced, shown_size, tiled
 from semantic_guidance.drawing.palette import NO_WORD, PALETTE, rgb, word_colour
 from semantic_guidance.drawing.regions import borders, overlay, widest_place
 from semantic_guidance.drawing.text import own_font, shortened, written
@@ -160,3 +160,18 @@ def test_words_are_cut_to_fit_and_foreign_letters_always_show_something():
     assert cut.endswith("...") and font.getlength(cut) <= 100
     assert written("cat", 20) == ("cat", font)
     assert written("\ue000", 20)[0] in ("\ue000", "\\ue000")  # a letter of private use, which fonts lack as a rule
+
+
+def test_tiles_lie_row_by_row():
+    pictures = torch.arange(5.0)[:, None, None].expand(5, 2, 3)
+    sheet = tiled(pictures)
+    assert sheet[::2, ::3].tolist() == [[0, 1], [2, 3], [4, 0]] or sheet[::2, ::3].tolist() == [[0, 1, 2], [3, 4, 0]]
+    assert tiled(torch.rand(21, 60, 104, 3)).shape == (5 * 60, 5 * 104, 3)
+
+
+def test_a_reduced_picture_keeps_its_proportions_and_its_limit():
+    picture = torch.rand(300, 500, 3)
+    assert reduced(picture, picture.nbytes) is picture
+    small = reduced(picture, picture.nbytes // 4)
+    assert small.nbytes <= picture.nbytes / 4
+    assert small.shape[0] / small.shape[1] == pytest.approx(0.6, abs=0.01)

@@ -71,3 +71,12 @@ def test_contrast_looks_only_where_the_word_has_a_share(attention):
     share[..., 3:] = 0
     expected = contrast(attention[..., :3], share[..., :3])
     assert torch.allclose(contrast(attention, share), expected)
+
+
+def test_a_clip_has_one_range_over_all_its_frames(attention):
+    clip = attention[:, None] * torch.tensor([1.0, 0.2, 0.5])[None, :, None, None]  # [2, 3 frames, 4, 6]
+    mask = soft_mask(clip, torch.ones_like(clip), (8, 12))
+    assert mask.shape == (2, 3, 8, 12)
+    assert torch.equal(mask.amax((1, 2, 3)), torch.ones(2))
+    assert (mask.amax((2, 3))[:, 1] < 0.5).all()
+    assert torch.equal(contrast(clip, torch.ones_like(clip)), contrast(clip.flatten(2), torch.ones(2, 3, 24)))
