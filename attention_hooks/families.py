@@ -1,111 +1,155 @@
-"""What is known of each model family: where its attention layers are and how its text tokens lie.
-
-One row per family, in FAMILIES. Whatever a method must know of a family stands in its row.
-"""
+"""What is known of each model family. Whatever a method must know of one stands in its row of FAMILIES."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import comfy.model_base
-from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
+
+from .layouts import Layer, Sequence, image, latents, square, stacks, text, tokens, unet_layers
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
     from comfy.model_patcher import ModelPatcher
 
-    from .observe import Call
-
 CLIP_CHUNK = 77  # CLIP text encoders emit chunks of 77 tokens, each with a start token of its own
-OPEN_CLIP_WIDTH = 1024  # of the text of SD 2.x; SD 1.x has 768, SDXL 2048
+OPEN_CLIP_WIDTH = 1024  # of the text of SD 2.x; SD 1.x has 768
 
-Grid = tuple[int, int, int]  # frames, height, width
+IN_PLACE = "its blocks change the picture's values in place, which a gradient does not survive"
+KERNEL = "its attention goes through a kernel that has no gradient"
+TRAINING = "outside of training the host computes it with operations that have no gradient"
 
-
-class Layer(NamedTuple):
-    """One transformer block."""
-
-    block: tuple[str, int]  # the host's name of the block, such as ("output", 3); ("block", n) where it has none
-    depth: int  # inside the block's spatial transformer; 0 in other families
-    downsample: int  # how many times coarser than the latent its grid is
-    frames: int = 1  # of the latent to each frame of its grid
-
-    def grid(self, size: tuple[int, ...]) -> Grid:
-        """The layer's positions on a latent of this size, [T,] H, W."""
-        return (
-            -(-size[-3] // self.frames) if len(size) > 2 else 1,
-            -(-size[-2] // self.downsample), -(-size[-1] // self.downsample),
-        )
-
-
-class Place(NamedTuple):
-    """Where text and image lie among the keys (and queries) of one joint attention call."""
-
-    text: slice
-    image: slice
+# The part of a model's layers that tells words apart, as far as it is known:
+JOINT = (0.35, 0.60)  # Seg4Diff, NeurIPS 2025: block 9 of the 24 of SD3
+LATE = (0.8, 1.0)  # ConceptAttention, ICML 2025: double blocks 15 to 18 of the 19 of Flux
+CROSS = (1 / 3, 2 / 3)  # nothing is published
 
 
 class Family(NamedTuple):
-    """A row of the table: the models of some classes of the host's model_base."""
+    """A row: the models of some classes of the host's model_base."""
 
     name: str  # as users know it
     classes: tuple[str, ...]
     kind: Literal["unet", "cross", "joint"]  # cross: each block calls self-attention, then cross-attention
     layers: Callable[[Any], list[Layer]]  # every block of a diffusion model that can be watched, as executed
-    keyed: bool = True  # whether the options of a call name its block; otherwise calls of the right shape are counted
-    place: Callable[[Call, int, int], Place | None] | None = None  # joint: (call, image positions, keys) -> where
-    window: tuple[float, float] = (0.0, 1.0)  # the part of the layers that tells words apart, see layers_at
-    read: int = 4  # layers
-    chunk: int = 0  # tokens from one start token of the text to the next; 0: it has none worth reading
+    sequence: Sequence = Sequence(image)  # the positions of joint attention, or of self-attention
+    keyed: bool = True  # whether the options of a call name its block; otherwise calls of the right size are counted
+    window: tuple[float, float] = JOINT  # the part of the layers that is read, see layers_at
+    read: int = 4  # how many of them
+    chunk: int = 0  # text tokens from one start token to the next; 0: there is none worth reading
     until_eot: bool = False  # Attend-and-Excite: words compete until their chunk's end token, padding does not
+    clip_first: bool = False  # CLIP's columns come first, recognised by features that are zero, and are read alone
+    padded_in_front: bool = False  # text is made longer when the model takes it in, in front
+    token_ids: str | None = None  # what the text's columns are made of instead of the conditioning's own
     gradient: str | None = None  # why attention has no gradient by the latent; None where it has
-    only: Callable[[BaseModel], bool] = lambda model: True  # for rows that share a class; the first that fits counts
+    only: Callable[[BaseModel], bool] = lambda model: True  # for rows that share a class: the first that fits
 
 
-def unet_layers(unet: UNetModel) -> list[Layer]:
-    """The last transformer block of every spatial transformer, in the order of execution.
-
-    SD 1.x and 2.x have one block in each. SDXL stacks up to ten; the last one sees what the others made of the
-    prompt, and watching one per spatial transformer keeps the cost of SD 1.x.
-    """
-    layers, downsample = [], 1
-
-    def visit(block: tuple[str, int], modules) -> None:
-        nonlocal downsample
-        for module in modules:
-            if type(module) is SpatialTransformer:
-                layers.append(Layer(block, len(module.transformer_blocks) - 1, downsample))
-            elif isinstance(module, Downsample):
-                downsample *= 2
-            elif isinstance(module, Upsample):
-                downsample //= 2
-
-    for number, modules in enumerate(unet.input_blocks):
-        visit(("input", number), modules)
-    visit(("middle", 0), unet.middle_block or [])
-    for number, modules in enumerate(unet.output_blocks):
-        visit(("output", number), modules)
-    return layers
-
-
-def _open_clip(model: BaseModel) -> bool:
+def _is_open_clip(model: BaseModel) -> bool:
     return model.model_config.unet_config["context_dim"] >= OPEN_CLIP_WIDTH
 
 
-_SD1 = Family(
-    "Stable Diffusion 1.x", ("BaseModel", "SD15_instructpix2pix"), "unet", unet_layers, chunk=CLIP_CHUNK,
-    only=lambda model: not _open_clip(model),
+def _pads(model: BaseModel) -> bool:
+    return model.diffusion_model.pad_tokens_multiple is not None
+
+
+def _edges(model: Any) -> list[int]:
+    return model.patch_size
+
+
+def _edges_of_cosmos(model: Any) -> list[int]:
+    return [model.patch_temporal, model.patch_spatial]
+
+
+def _one(model: Any) -> list[int]:
+    return [1]
+
+
+_unet = partial(Family, kind="unet", layers=unet_layers, chunk=CLIP_CHUNK)
+_flux = partial(
+    Family, kind="joint", layers=stacks(square(), double="double_blocks"), window=LATE, gradient=IN_PLACE,
+    sequence=Sequence(text, image, latents("ref_latents")),
 )
-_SD2 = Family(
-    "Stable Diffusion 2.x", ("BaseModel", "SD21UNCLIP"), "unet", unet_layers, chunk=CLIP_CHUNK, until_eot=True
+_hunyuan = partial(
+    Family, kind="joint", layers=stacks(_edges, double="double_blocks", single="single_blocks"), gradient=IN_PLACE,
+    sequence=Sequence(tokens("clip_fea"), tokens("txt_byt5"), text, latents("ref_latent"), image),
 )
-_SDXL = Family(
-    "SDXL", ("SDXL", "SDXLRefiner", "SDXL_instructpix2pix"), "unet", unet_layers, chunk=CLIP_CHUNK, until_eot=True
+_cosmos = partial(Family, kind="cross", layers=stacks(_edges_of_cosmos, block="blocks"), window=CROSS, read=3)
+_wan = partial(Family, kind="cross", layers=stacks(_edges, double="blocks"), window=CROSS, gradient=TRAINING)
+_transformer = stacks(square(), double="transformer_blocks")
+_transformer_of_1 = stacks(_one, double="transformer_blocks")
+_lumina = stacks(square(), double="layers")
+
+FAMILIES: tuple[Family, ...] = (
+    _unet("Stable Diffusion 1.x", ("BaseModel", "SD15_instructpix2pix"),
+           only=lambda model: not _is_open_clip(model)),
+    _unet("Stable Diffusion 2.x", ("BaseModel", "SD21UNCLIP"), until_eot=True),
+    _unet("SDXL", ("SDXL", "SDXLRefiner", "SDXL_instructpix2pix"), until_eot=True),
+    Family("Stable Diffusion 3", ("SD3",), "joint", stacks(square(), True, joint="joint_blocks"),
+           Sequence(text, image), keyed=False, read=3, chunk=CLIP_CHUNK, clip_first=True),
+    Family("AuraFlow", ("AuraFlow",), "joint", stacks(square(), True, double="double_layers", single="single_layers"),
+           Sequence(text, image, before=8), keyed=False),
+    _flux("Flux", ("Flux",)),
+    _flux("LongCat-Image", ("LongCatImage",)),
+    _flux("Flux 2", ("Flux2",), window=(0.6, 1.0), padded_in_front=True),
+    Family("Chroma", ("Chroma", "ChromaRadiance"), "joint",
+           stacks(square(), double="double_blocks", single="single_blocks"), Sequence(text, image), gradient=IN_PLACE),
+    Family("Qwen-Image", ("QwenImage",), "joint", _transformer, Sequence(text, image, latents("ref_latents")),
+           gradient=TRAINING),
+    Family("MageFlow", ("MageFlow",), "joint", _transformer_of_1, Sequence(text, image, latents("ref_latents")),
+           gradient=TRAINING),
+    Family("Krea 2", ("Krea2",), "joint", stacks(square("patch"), single="blocks"),
+           Sequence(text, image, latents("ref_latents")), gradient=TRAINING),
+    Family("Z-Image", ("Lumina2", "ZImagePixelSpace"), "joint", _lumina, Sequence(text, image, pad=32),
+           gradient=TRAINING, only=_pads),
+    Family("Lumina 2", ("Lumina2",), "joint", _lumina, Sequence(text, image), read=3, gradient=TRAINING),
+    _hunyuan("HunyuanVideo", ("HunyuanVideo", "HunyuanVideoI2V", "HunyuanVideoSkyreelsI2V")),
+    _hunyuan("HunyuanVideo 1.5", ("HunyuanVideo15", "HunyuanVideo15_SR_Distilled")),
+    _hunyuan("HunyuanImage 2.1", ("HunyuanImage21", "HunyuanImage21Refiner"),
+             sequence=Sequence(text, tokens("txt_byt5"), image)),
+    Family("OmniGen 2", ("Omnigen2",), "joint", stacks(square(), True, layer="layers"),
+           Sequence(text, latents("ref_latents"), image), keyed=False, gradient=TRAINING),
+    Family("Boogu", ("Boogu",), "joint",
+           stacks(square(), True, double="double_stream_layers", single="single_stream_layers"),
+           Sequence(text, latents("ref_latents"), image), keyed=False, gradient=TRAINING),
+    Family("Ideogram 4", ("Ideogram4",), "joint", stacks(_one, True, layer="layers"),
+           Sequence(text, image), keyed=False, gradient=TRAINING),
+    Family("CogVideoX", ("CogVideoX",), "joint", stacks(square(frames="patch_size_t"), True, block="blocks"),
+           Sequence(text, image), keyed=False),
+    Family("PixelDiT", ("PixelDiTT2I", "PiD"), "joint", stacks(square(), True, patch="patch_blocks"),
+           Sequence(text, image), keyed=False, gradient=IN_PLACE),
+    Family("HiDream", ("HiDream",), "joint",
+           stacks(square(), True, double="double_stream_blocks", single="single_stream_blocks"),
+           Sequence(image, text, *2 * [tokens("encoder_hidden_states_llama3")]), keyed=False, gradient=TRAINING),
+    Family("Lens", ("Lens",), "joint", _transformer_of_1, Sequence(image, text), gradient=TRAINING),
+    Family("JoyImage", ("JoyImage",), "joint", stacks(_edges, double="double_blocks"),
+           Sequence(image, latents("ref_latents"), text), gradient=KERNEL),
+    _wan("Wan", (
+        "WAN21", "WAN22", "WAN21_Vace", "WAN21_Camera", "WAN21_FlowRVS", "WAN22_Animate", "WAN22_WanDancer",
+    ), sequence=Sequence(latents("reference_latent"), image, latents("time_dim_concat"), latents("context_latents"))),
+    _wan("Wan with sound", ("WAN21_HuMo", "WAN22_S2V"), sequence=Sequence(image, latents("reference_latent"))),
+    _wan("Wan SCAIL", ("WAN21_SCAIL", "WAN21_SCAIL2"), sequence=Sequence(
+        latents("reference_latent"), image, latents("time_dim_concat"), latents("pose_latents"))),
+    _cosmos("Cosmos Predict 2", ("CosmosPredict2",), gradient=KERNEL),
+    _cosmos("Anima", ("Anima",), token_ids="t5xxl_ids", gradient=KERNEL),
+    _cosmos("Cosmos 1", ("CosmosVideo",), layers=stacks(_edges_of_cosmos, True, block="blocks"), keyed=False),
+    Family("LTX-Video", ("LTXV",), "cross", stacks(_one, True, block="transformer_blocks"), window=CROSS,
+           keyed=False, gradient=IN_PLACE),
+    Family("Kandinsky 5", ("Kandinsky5", "Kandinsky5Image"), "cross",
+           stacks(_edges, double="visual_transformer_blocks"), window=CROSS,
+           gradient=TRAINING),
 )
 
-FAMILIES = (_SD1, _SD2, _SDXL)
+_HIDDEN = "it calls attention where no node can see it"
+_PACKED = "it samples sound and video packed into one latent, which is not read yet"
+REFUSED = {
+    "PixArt": _HIDDEN, "HunyuanDiT": _HIDDEN, "ErnieImage": _HIDDEN, "WAN21_CausalAR": _HIDDEN,
+    "LTXAV": _PACKED, "MiniMaxH3": _PACKED,
+    "HiDreamO1": "it reads the prompt within the picture's own stream, which is not read yet",
+    "GenmoMochi": "the places of words in its attention have not been verified",
+}
 
 
 def _family_of(base: BaseModel) -> Family | None:
@@ -118,28 +162,23 @@ def _family_of(base: BaseModel) -> Family | None:
 def model_family(model: ModelPatcher, node: str) -> Family:
     """The row of a model that can be watched.
 
-    Raises ValueError, naming the node and the model's class, for a model of a family that is not in the table.
+    Raises ValueError, naming the node, the model's class and the reason, for a model of another family.
     """
     base = model.model
     family = _family_of(base)
-    if family is None or not _layers(family, base):
-        supported = ", ".join(dict.fromkeys(row.name for row in FAMILIES))
-        raise ValueError(
-            f"{node}: the model is a {type(base).__name__} ({type(base.diffusion_model).__name__}), whose attention "
-            f"this node does not know how to read. Supported: {supported}."
-        )
-    return family
+    if family is not None and family.layers(base.diffusion_model):
+        return family
+    name = type(base).__name__
+    described = f"{node}: the model is a {name} ({type(base.diffusion_model).__name__}), whose attention "
+    if name in REFUSED:
+        raise ValueError(f"{described}this node cannot read: {REFUSED[name]}. Use a model of another family.")
+    supported = ", ".join(dict.fromkeys(row.name for row in FAMILIES))
+    raise ValueError(f"{described}this node does not know how to read. Supported: {supported}.")
 
 
 def model_layers(model: ModelPatcher, node: str) -> list[Layer]:
     """The layers of `model` that can be watched. Raises ValueError as model_family does."""
-    return _layers(model_family(model, node), model.model)
-
-
-def _layers(family: Family, base: BaseModel) -> list[Layer]:
-    if family.kind == "unet" and not isinstance(base.diffusion_model, UNetModel):
-        return []
-    return family.layers(base.diffusion_model)
+    return model_family(model, node).layers(model.model.diffusion_model)
 
 
 def layers_at(family: Family, layers: list[Layer], downsample: int | None) -> tuple[int, list[Layer]]:
@@ -147,7 +186,7 @@ def layers_at(family: Family, layers: list[Layer], downsample: int | None) -> tu
 
     UNets have layers of several grids: those `downsample` times coarser than the latent and twice as much. None picks
     the paper's 1/4 and 1/8; a model with neither gives the coarsest grid it has. All layers of a transformer have one
-    grid, so that only None is allowed: `family.read` layers, evenly spread over the family's window.
+    grid, so that only None is allowed: up to `family.read` layers, evenly spread over the family's window.
     Raises ValueError when the model has no layer at it.
     """
     if family.kind != "unet":

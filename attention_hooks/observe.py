@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .families import Family, Grid, Layer
+from .families import Family
+from .layouts import Grid, Layer
 from .probabilities import Attention, attention_of
 
 OVERRIDE = "optimized_attention_override"
@@ -40,7 +41,7 @@ class Observation(NamedTuple):
 
 
 Observer = Callable[[Observation], None]
-See = Callable[[dict[str, Any], Attention], None]  # the options and the attention of one call
+Key = tuple[tuple[str, int], int]  # a layer's block and depth
 
 
 def visible_layers(transformer_options: dict[str, Any], layers: Iterable[Layer]) -> list[Layer]:
@@ -65,39 +66,123 @@ def watch(
     another node replaces, or whose positions it merges, is not. Chained in front of an override that is already
     there, which still sees every call.
     """
-    wanted = {(layer.block, layer.depth): layer for layer in layers}
-    see = _UNet(call, wanted, observer).see
-    previous = transformer_options.get(OVERRIDE)
+    watcher = _WATCHERS[family.kind](family, call, layers, observer)
+    options = transformer_options if family.keyed else watcher.counted(transformer_options)
+    previous = options.get(OVERRIDE)
 
     def override(func, q, k, v, heads, *args, transformer_options, **kwargs):
-        see(transformer_options, attention_of(q, k, heads, args, kwargs))
+        watcher.see(transformer_options, attention_of(q, k, heads, args, kwargs))
         kwargs["transformer_options"] = transformer_options
         if previous is not None:
             return previous(func, q, k, v, heads, *args, **kwargs)
         return func(q, k, v, heads, *args, **kwargs)
 
-    return {**transformer_options, OVERRIDE: override}
+    return {**options, OVERRIDE: override}
 
 
-class _UNet:
+class _Watcher:
+    """What one forward has shown so far."""
+
+    def __init__(self, family: Family, call: Call, layers: Iterable[Layer], observer: Observer):
+        self.family = family
+        self.call = call
+        self.waiting: dict[Key, Layer] = {(layer.block, layer.depth): layer for layer in layers}
+        self.first = next(iter(self.waiting.values()), None)
+        self.observer = observer
+        self.self_attention: dict[Key, Attention] = {}
+        self.count = 0  # blocks that have passed, where the host does not name them
+        self.in_replaced = False
+
+    def key(self, options: dict[str, Any]) -> Key | None:
+        """The block that calls attention; None for what the model does outside of its blocks."""
+        if not self.family.keyed:
+            return ("block", self.count), 0
+        index = options.get("block_index")
+        return None if index is None else ((options.get("block_type", "block"), index), 0)
+
+    def show(self, key: Key, grid: Grid, own: Attention, cross: Attention) -> None:
+        self.observer(Observation(self.waiting.pop(key), grid, own, cross))
+
+    def passed(self) -> None:
+        """A block has called attention as blocks do."""
+        self.count += not self.in_replaced
+
+    def counted(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Options in which a block that another node has replaced counts as one, whatever it calls."""
+
+        def counts_once(replacement: Callable) -> Callable:
+            def replaced(*args, **kwargs):
+                self.in_replaced = True
+                try:
+                    return replacement(*args, **kwargs)
+                finally:
+                    self.in_replaced = False
+                    self.count += 1
+
+            return replaced
+
+        replaced = options.get("patches_replace", {})
+        blocks = {key: counts_once(replacement) for key, replacement in replaced.get("dit", {}).items()}
+        return {**options, "patches_replace": {**replaced, "dit": blocks}} if blocks else options
+
+
+class _UNet(_Watcher):
     """A block calls self-attention first, then cross-attention. The options say which, and on what grid."""
 
-    def __init__(self, call: Call, wanted: dict[tuple[tuple[str, int], int], Layer], observer: Observer):
-        self.call = call
-        self.wanted = wanted
-        self.observer = observer
-        self.self_attention: dict[Layer, Attention] = {}
-
     def see(self, options: dict[str, Any], attention: Attention) -> None:
-        layer = self.wanted.get((options.get("block"), options.get("block_index")))
-        if layer is None:
+        key = (options.get("block"), options.get("block_index"))
+        if key not in self.waiting:
             return
-        own = self.self_attention.pop(layer, None)
+        own = self.self_attention.pop(key, None)
         if own is None:
-            self.self_attention[layer] = attention
+            self.self_attention[key] = attention
             return
         height, width = options["activations_shape"][-2:]
         latent, text = (self.call.rows, height * width), (self.call.rows, self.call.text)
         shapes = [(t.shape[0], t.shape[2]) for t in (own.q, own.k, attention.q, attention.k)]
         if shapes == [latent, latent, latent, text]:
-            self.observer(Observation(layer, (1, height, width), own, attention))
+            self.show(key, (1, height, width), own, attention)
+
+
+class _Cross(_Watcher):
+    """A block calls self-attention first, then cross-attention to the text; others (pictures, sound) may lie between.
+
+    A block may be followed by a helper of the same name (VACE); the first pair is its own.
+    """
+
+    def see(self, options: dict[str, Any], attention: Attention) -> None:
+        key = self.key(options)
+        if key is None or self.first is None:
+            return
+        queries, keys = attention.q.shape[2], attention.k.shape[2]
+        if queries == keys and key not in self.self_attention:
+            self.self_attention[key] = attention
+        elif keys == self.call.text:
+            own = self.self_attention.pop(key, None)
+            self.passed()
+            if own is None or key not in self.waiting or own.q.shape[2] != queries:
+                return
+            place = self.family.sequence.place(self.call, self.first, queries)
+            if place is not None and len(own.q) == len(attention.q) == self.call.rows:
+                picture = own.block(place.image, place.image)
+                self.show(key, self.first.grid(self.call.size), picture, attention.block(place.image, slice(None)))
+
+
+class _Joint(_Watcher):
+    """Text and picture attend to each other in one call. Others, of the text or the picture alone, may lie between."""
+
+    def see(self, options: dict[str, Any], attention: Attention) -> None:
+        key = self.key(options)
+        if key is None or self.first is None:
+            return
+        length = attention.k.shape[2]
+        place = self.family.sequence.place(self.call, self.first, length)
+        if place is None or attention.q.shape[2] != length or len(attention.q) != self.call.rows:
+            return
+        self.passed()
+        if key in self.waiting:
+            picture = attention.block(place.image, place.image)
+            self.show(key, self.first.grid(self.call.size), picture, attention.block(place.image, place.text))
+
+
+_WATCHERS: dict[str, type[_UNet | _Cross | _Joint]] = {"unet": _UNet, "cross": _Cross, "joint": _Joint}

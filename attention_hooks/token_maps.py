@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..guidance.attention_maps import Completion, complete, in_cells, normalise, to_grid
 from ..guidance.scfg import foreground_pair
-from .families import Family, Grid, Layer
+from .families import Family
+from .layouts import Grid, Layer
 from .observe import Call, Observation, watch
 from .probabilities import Attention, SelfAttention, fold_repeats
 
