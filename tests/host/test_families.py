@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 
+import comfy.model_base
 import comfy.model_patcher
-import comfy.supported_models
 import pytest
 import torch
 from host import tiny
 from host.scfg_runs import relative, run, with_regions, with_scfg
+
+from semantic_guidance.attention_hooks.families import FAMILIES, REFUSED
 
 
 @pytest.mark.parametrize("build", [tiny.sdxl, tiny.refiner, tiny.sd21])
@@ -86,17 +88,34 @@ def test_prompts_on_two_devices_in_two_threads(sd15):
     assert len(threads) == 2
 
 
-def flux():
-    """A tiny Flux, a transformer without cross-attention layers."""
-    config = comfy.supported_models.Flux(dict(
-        image_model="flux", hidden_size=64, num_heads=2, depth=1, depth_single_blocks=1, axes_dim=[8, 12, 12],
-        context_in_dim=24, vec_in_dim=32, patch_size=2, mlp_ratio=2, theta=10000, guidance_embed=False, in_channels=16,
-        out_channels=16, qkv_bias=True, txt_ids_dims=[], dtype=torch.float32,
-    ))
-    config.set_inference_dtype(torch.float32, None)
-    return comfy.model_patcher.ModelPatcher(config.get_model({}, "", tiny.CPU), tiny.CPU, tiny.CPU)
+def of_class(base: type):
+    """What nodes look at of a model, with nothing in it."""
+    model = object.__new__(base)
+    torch.nn.Module.__init__(model)
+    model.diffusion_model = torch.nn.Identity()
+    return comfy.model_patcher.ModelPatcher(model, tiny.CPU, tiny.CPU)
 
 
-def test_a_model_of_another_family_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"^S-CFG: the model is a Flux \(Flux\).*Supported: Stable Diffusion.*SDXL"):
-        with_scfg(flux())
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_cannot_be_read_is_refused_with_the_reason(name):
+    with pytest.raises(ValueError, match=rf"^S-CFG: the model is a {name} \(Identity\).*cannot read: ") as error:
+        with_scfg(of_class(getattr(comfy.model_base, name)))
+    assert REFUSED[name] in str(error.value)
+
+
+class Flux(comfy.model_base.Flux):
+    """Of another pack, under a name of the host's."""
+
+
+@pytest.mark.parametrize("base", [comfy.model_base.StableCascade_C, comfy.model_base.SVD_img2vid, Flux])
+def test_a_model_of_an_unknown_family_is_refused_by_name(base):
+    with pytest.raises(ValueError, match=rf"^S-CFG: the model is a {base.__name__} \(Identity\).*Supported: .*Z-Image"):
+        with_scfg(of_class(base))
+
+
+def test_every_class_of_a_row_is_the_hosts_and_stands_once():
+    classes = [name for family in FAMILIES for name in family.classes]
+    assert all(hasattr(comfy.model_base, name) for name in [*classes, *REFUSED])
+    shared = {name for name in classes if classes.count(name) > 1}
+    assert shared == {"BaseModel", "Lumina2"}
+    assert not set(classes) & set(REFUSED)
