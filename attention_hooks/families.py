@@ -40,9 +40,6 @@ class Family(NamedTuple):
     read: int = 4  # how many of them
     chunk: int = 0  # text tokens from one start token to the next; 0: there is none worth reading
     until_eot: bool = False  # Attend-and-Excite: words compete until their chunk's end token, padding does not
-    clip_first: bool = False  # CLIP's columns come first, recognised by features that are zero, and are read alone
-    padded_in_front: bool = False  # text is made longer when the model takes it in, in front
-    token_ids: str | None = None  # what the text's columns are made of instead of the conditioning's own
     gradient: str | None = None  # why attention has no gradient by the latent; None where it has
     only: Callable[[BaseModel], bool] = lambda model: True  # for rows that share a class: the first that fits
 
@@ -88,12 +85,12 @@ FAMILIES: tuple[Family, ...] = (
     _unet("Stable Diffusion 2.x", ("BaseModel", "SD21UNCLIP"), until_eot=True),
     _unet("SDXL", ("SDXL", "SDXLRefiner", "SDXL_instructpix2pix"), until_eot=True),
     Family("Stable Diffusion 3", ("SD3",), "joint", stacks(square(), True, joint="joint_blocks"),
-           Sequence(text, image), keyed=False, read=3, chunk=CLIP_CHUNK, clip_first=True),
+           Sequence(text, image), keyed=False, read=3, chunk=CLIP_CHUNK),
     Family("AuraFlow", ("AuraFlow",), "joint", stacks(square(), True, double="double_layers", single="single_layers"),
            Sequence(text, image, before=8), keyed=False),
     _flux("Flux", ("Flux",)),
     _flux("LongCat-Image", ("LongCatImage",)),
-    _flux("Flux 2", ("Flux2",), window=(0.6, 1.0), padded_in_front=True),
+    _flux("Flux 2", ("Flux2",), window=(0.6, 1.0)),
     Family("Chroma", ("Chroma", "ChromaRadiance"), "joint",
            stacks(square(), double="double_blocks", single="single_blocks"), Sequence(text, image), gradient=IN_PLACE),
     Family("Qwen-Image", ("QwenImage",), "joint", _transformer, Sequence(text, image, latents("ref_latents")),
@@ -133,7 +130,7 @@ FAMILIES: tuple[Family, ...] = (
     _wan("Wan SCAIL", ("WAN21_SCAIL", "WAN21_SCAIL2"), sequence=Sequence(
         latents("reference_latent"), image, latents("time_dim_concat"), latents("pose_latents"))),
     _cosmos("Cosmos Predict 2", ("CosmosPredict2",), gradient=KERNEL),
-    _cosmos("Anima", ("Anima",), token_ids="t5xxl_ids", gradient=KERNEL),
+    _cosmos("Anima", ("Anima",), gradient=KERNEL),
     _cosmos("Cosmos 1", ("CosmosVideo",), layers=stacks(_edges_of_cosmos, True, block="blocks"), keyed=False),
     Family("LTX-Video", ("LTXV",), "cross", stacks(_one, True, block="transformer_blocks"), window=CROSS,
            keyed=False, gradient=IN_PLACE),

@@ -15,7 +15,8 @@ from comfy.samplers import calc_cond_batch
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
-from ...attention_hooks.families import Family, Layer
+from ...attention_hooks.families import Family
+from ...attention_hooks.layouts import Layer
 from ...attention_hooks.observe import OVERRIDE, Call, Observation, visible_layers, watch
 from ...attention_hooks.probabilities import fold_repeats
 from ..conds import ActiveCond

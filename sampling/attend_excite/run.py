@@ -11,7 +11,8 @@ from comfy.patcher_extension import WrappersMP
 from comfy.utils import ProgressBar
 from torch import Tensor
 
-from ...attention_hooks.families import Family, Layer, layers_at, model_family, model_layers
+from ...attention_hooks.families import Family, layers_at, model_family, model_layers
+from ...attention_hooks.layouts import Layer
 from ...guidance.attend_excite import Excitation, Excited, Step, excite, schedule
 from ...words.phrases import check_phrases
 from ..conds import active_conds

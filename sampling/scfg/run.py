@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...attention_hooks.families import Family, Layer, layers_at, model_family, model_layers
+from ...attention_hooks.families import Family, layers_at, model_family, model_layers
+from ...attention_hooks.layouts import Layer
 from ...attention_hooks.observe import Call
 from ...attention_hooks.token_maps import Capture, Wanted
 from ...guidance import scfg

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ...attention_hooks.families import Family, Grid, Layer, layers_at, model_family, model_layers
+from ...attention_hooks.families import Family, layers_at, model_family, model_layers
+from ...attention_hooks.layouts import Grid, Layer
 from ...attention_hooks.observe import Observation
 from ...attention_hooks.token_maps import Capture, Wanted
 from ...guidance.attention_maps import enlarge, to_grid

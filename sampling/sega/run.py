@@ -11,7 +11,8 @@ from comfy.sampler_helpers import cleanup_models, cond_has_hooks, convert_cond
 from comfy.utils import pack_latents, unpack_latents
 from torch import Tensor
 
-from ...attention_hooks.families import Layer, model_family
+from ...attention_hooks.families import model_family
+from ...attention_hooks.layouts import Layer
 from ...attention_hooks.observe import Call
 from ...guidance.precision import widen
 from ...guidance.sega import Momentum, needed, sega_step

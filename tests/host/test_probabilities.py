@@ -8,7 +8,8 @@ from host.scfg_runs import relative, run, with_regions, with_scfg
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from semantic_guidance.attention_hooks import probabilities
-from semantic_guidance.attention_hooks.families import Layer, layers_at, model_family, model_layers
+from semantic_guidance.attention_hooks.families import layers_at, model_family, model_layers
+from semantic_guidance.attention_hooks.layouts import Layer
 from semantic_guidance.attention_hooks.probabilities import Attention, SelfAttention, fold_repeats
 
 HEADS, WIDTH = 3, 8
