@@ -100,7 +100,7 @@ class _Watcher:
         index = options.get("block_index")
         return None if index is None else ((options.get("block_type", "block"), index), 0)
 
-    def show(self, key: Key, grid: Grid, own: Attention, cross: Attention) -> None:
+    def hand_over(self, key: Key, grid: Grid, own: Attention, cross: Attention) -> None:
         self.observer(Observation(self.waiting.pop(key), grid, own, cross))
 
     def passed(self) -> None:
@@ -141,7 +141,7 @@ class _UNet(_Watcher):
         latent, text = (self.call.rows, height * width), (self.call.rows, self.call.text)
         shapes = [(t.shape[0], t.shape[2]) for t in (own.q, own.k, attention.q, attention.k)]
         if shapes == [latent, latent, latent, text]:
-            self.show(key, (1, height, width), own, attention)
+            self.hand_over(key, (1, height, width), own, attention)
 
 
 class _Cross(_Watcher):
@@ -165,7 +165,7 @@ class _Cross(_Watcher):
             place = self.family.sequence.place(self.call, self.first, queries)
             if place is not None and len(own.q) == len(attention.q) == self.call.rows:
                 picture = own.block(place.image, place.image)
-                self.show(key, self.first.grid(self.call.size), picture, attention.block(place.image, slice(None)))
+                self.hand_over(key, self.first.grid(self.call.size), picture, attention.block(place.image, slice(None)))
 
 
 class _Joint(_Watcher):
@@ -182,7 +182,7 @@ class _Joint(_Watcher):
         self.passed()
         if key in self.waiting:
             picture = attention.block(place.image, place.image)
-            self.show(key, self.first.grid(self.call.size), picture, attention.block(place.image, place.text))
+            self.hand_over(key, self.first.grid(self.call.size), picture, attention.block(place.image, place.text))
 
 
 _WATCHERS: dict[str, type[_UNet | _Cross | _Joint]] = {"unet": _UNet, "cross": _Cross, "joint": _Joint}
