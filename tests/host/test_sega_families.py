@@ -1,0 +1,264 @@
+"""SEGA on a tiny model of every family: pictures, video, and video with sound in one nested latent."""
+
+from __future__ import annotations
+
+import comfy.model_sampling as spaces
+import comfy.nested_tensor
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import pytest
+import torch
+from comfy_extras.nodes_video_model import ConditioningSetAreaPercentageVideo
+from host import tiny_dit
+from host.sega_runs import concept, with_sega
+from host.test_company import with_nag, with_windows
+
+from semantic_guidance.guidance.sega import Edit, Momentum, sega_step
+
+SOUND = "ltxav"
+FAMILIES = [*tiny_dit.MODELS, SOUND]
+STEPS = 3
+MOMENTUM = 0.5
+CHAIN = [
+    {"edit_guidance_scale": 6.0, "threshold": 0.8, "warmup": 0},
+    {"edit_guidance_scale": 4.0, "direction": "remove", "warmup": 1, "cooldown": 2},
+]
+
+
+@pytest.fixture(scope="module")
+def sound():
+    """LTX with sound: the video's latent is 5-D, the sound's 4-D, and the host packs both into one."""
+    return tiny_dit.build("LTXAV", dict(
+        image_model="ltxav", in_channels=128, audio_in_channels=128, cross_attention_dim=64,
+        audio_cross_attention_dim=64, attention_head_dim=32, audio_attention_head_dim=32, num_attention_heads=2,
+        audio_num_attention_heads=2, caption_channels=tiny_dit.WIDTH, num_layers=2, connector_attention_head_dim=8,
+        connector_num_attention_heads=2,
+    ))
+
+
+def latent(name: str, batch: int = 1):
+    if name != SOUND:
+        return tiny_dit.latent(name, batch)
+    return comfy.nested_tensor.NestedTensor([torch.zeros(batch, 128, 2, 5, 3), torch.zeros(batch, 8, 7, 16)])
+
+
+def prompt(name: str, seed: int, **values) -> list:
+    if name != SOUND:
+        return tiny_dit.prompt(name, seed, **values)
+    return [[tiny_dit.noise(seed, 1, values.pop("tokens", tiny_dit.TOKENS), 2 * tiny_dit.WIDTH), values]]
+
+
+@pytest.fixture
+def model(request, name):
+    model = request.getfixturevalue("sound") if name == SOUND else tiny_dit.model(name)
+    return model.clone()
+
+
+def edited(model, name: str, chain: list[dict] = CHAIN, **settings):
+    """With concepts whose prompts are longer than the others."""
+    concepts = ()
+    for number, item in enumerate(chain):
+        concepts = concept(prompt(name, 2 + number, tokens=10), concepts, **item)
+    return with_sega(model, concepts, momentum_scale=MOMENTUM, **settings)
+
+
+def run(model, name: str, positive=None, batch: int = 1, **kwargs):
+    positive = prompt(name, 0) if positive is None else positive
+    negative = kwargs.pop("negative", None) or prompt(name, 1, tokens=7)
+    settings = {"steps": STEPS, **kwargs}
+    return flat(tiny_dit.sample(model, positive, negative, settings.pop("samples", latent(name, batch)), **settings))
+
+
+def flat(samples):
+    return comfy.utils.pack_latents(samples.unbind())[0] if samples.is_nested else samples
+
+
+def alone(monkeypatch, model) -> None:
+    """Makes the host call the model for each prompt alone, so that predictions do not depend on the others."""
+    monkeypatch.setattr(model.model, "memory_required", lambda shape, **kwargs: 1e30)
+
+
+class Plain(comfy.samplers.CFGGuider):
+    """SEGA as a guider of its own: it evaluates prompt by prompt, and unpacks nested latents by itself."""
+
+    step, nu, next_nu = -1, None, None
+
+    def gain(self, sigma):
+        space = self.inner_model.model_sampling
+        if isinstance(space, spaces.CONST):
+            return -sigma
+        if isinstance(space, spaces.COSMOS_RFLOW):
+            return -sigma / (1 + sigma)
+        if isinstance(space, spaces.EDM):
+            return sigma * space.sigma_data / (sigma**2 + space.sigma_data**2) ** 0.5
+        assert isinstance(space, spaces.V_PREDICTION_DDPM)
+        return -sigma / (sigma**2 + 1) ** 0.5
+
+    def predict_noise(self, x, timestep, model_options, seed):
+        def predict(name):
+            return comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[name]], x, timestep, model_options)[0]
+
+        sigma = timestep[0]
+        schedule = model_options["transformer_options"]["sample_sigmas"]
+        step = min(int((schedule * 1.00001 >= sigma).sum()) - 1, len(schedule) - 2)
+        if first := step > self.step:
+            self.step, self.nu = step, self.next_nu
+        edits = [
+            Edit(item["edit_guidance_scale"], item.get("threshold", 0.9), item["warmup"], item.get("cooldown"),
+                 remove=item.get("direction") == "remove") for item in self.chain
+        ]
+        uncond, cond = predict("negative"), predict("positive")
+        directions = [self.parts((predict(f"concept {c}") - uncond) / self.gain(sigma)) for c in range(len(edits))]
+        found = [
+            sega_step(torch.zeros_like(part), [parts[p] for parts in directions], edits,
+                      None if self.nu is None else self.nu[p], step, Momentum(MOMENTUM, 0.4))
+            for p, part in enumerate(self.parts(x))
+        ]
+        if first:
+            self.next_nu = [nu for _, nu in found]
+        edit = torch.cat([edit.flatten(1) for edit, _ in found], dim=1).reshape(x.shape)
+        return uncond + self.cfg * (cond - uncond) + self.gain(sigma) * edit
+
+    def parts(self, packed):
+        if self.shapes is None:
+            return [packed]
+        sizes = [torch.Size(shape[1:]).numel() for shape in self.shapes]
+        return [part.reshape(shape) for part, shape in zip(packed.split(sizes, dim=-1), self.shapes, strict=True)]
+
+
+def by_plain_guider(model, name: str, sampler: str = "euler", cfg: float = 4.0):
+    guider, samples = Plain(model), latent(name)
+    guider.chain = CHAIN
+    guider.shapes = [part.shape for part in samples.unbind()] if samples.is_nested else None
+    guider.inner_set_conds({"positive": prompt(name, 0), "negative": prompt(name, 1, tokens=7)} | {
+        f"concept {number}": prompt(name, 2 + number, tokens=10) for number in range(len(CHAIN))
+    })
+    guider.set_cfg(cfg)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
+    noise = comfy.sample.prepare_noise(samples, 7)
+    with torch.inference_mode():
+        return flat(guider.sample(noise, samples, comfy.samplers.sampler_object(sampler), sigmas, seed=7))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_equals_a_plain_loop(model, name, monkeypatch):
+    alone(monkeypatch, model)
+    plain, expected = run(model, name), by_plain_guider(model, name)
+    effect = (expected - plain).abs().max()
+    assert effect > 1e-2 * plain.abs().max()
+    assert (run(edited(model, name), name) - expected).abs().max() < 1e-5 * effect
+
+
+@pytest.mark.parametrize("name", ["sd3", "wan", SOUND])
+@pytest.mark.parametrize(("sampler", "cfg"), [("heun", 4.0), ("euler", 1.0)])
+def test_equals_a_plain_loop_with_another_sampler_and_without_cfg(model, name, sampler, cfg, monkeypatch):
+    alone(monkeypatch, model)
+    expected = by_plain_guider(model, name, sampler, cfg)
+    result = run(edited(model, name), name, sampler=sampler, cfg=cfg)
+    assert (result - expected).abs().max() < 1e-5 * (expected - run(model, name, sampler=sampler, cfg=cfg)).abs().max()
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideo"])
+def test_equals_a_plain_loop_in_context_windows_over_time(model, name, monkeypatch):
+    windows = with_windows(model, dim=2, context_length=1, context_overlap=0)
+    alone(monkeypatch, model)
+    expected = by_plain_guider(windows, name)
+    effect = (expected - run(windows, name)).abs().max()
+    assert (expected - by_plain_guider(model, name)).abs().max() > 1e-2 * effect
+    assert (run(edited(windows, name), name) - expected).abs().max() < 1e-5 * effect
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_strength_an_interrupt_and_a_second_run_change_nothing(model, name):
+    nothing = edited(model, name, [{"edit_guidance_scale": 0.0}, {"warmup": 1000}])
+    assert torch.equal(run(nothing, name, steps=2), run(model, name, steps=2))
+    patched = edited(model, name)
+
+    def stop(step, *_):
+        if step == 1:
+            raise InterruptedError
+
+    before = repr(patched.model_options)
+    with pytest.raises(InterruptedError):
+        run(patched, name, callback=stop)
+    assert repr(patched.model_options) == before
+    assert torch.equal(run(patched, name, steps=2), run(patched, name, steps=2))
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in tiny_dit.UNJOINED])
+def test_a_batch_equals_its_singles_and_calls_apart_equal_joint_ones(model, name, monkeypatch):
+    """At a threshold of 0 no rounding decides which positions are edited; each step makes it about ten times larger."""
+    patched = edited(model, name, [{**item, "threshold": 0.0} for item in CHAIN])
+    noise = comfy.sample.prepare_noise(latent(name, 2), 3)
+    settings = {"batch": 2, "noise": noise, "steps": 2}
+    joint = run(patched, name, **settings)
+    effect = (joint - run(model, name, **settings)).abs().max()
+    second = [part[1:] for part in (noise.unbind() if noise.is_nested else [noise])]
+    noise = comfy.nested_tensor.NestedTensor(second) if noise.is_nested else second[0]
+    assert (run(patched, name, noise=noise, steps=2) - joint[1:]).abs().max() < 1e-3 * effect
+    alone(monkeypatch, model)
+    assert (run(patched, name, **settings) - joint).abs().max() < 1e-3 * effect
+
+
+def changed(model, name: str, chain) -> torch.Tensor:
+    """Where one step of sampling with the edits differs from the host's, [B, *size], or [B, 1, N] for all parts."""
+    settings = {"steps": 10, "last_step": 1}
+    difference = run(with_sega(model, chain), name, **settings) - run(model, name, **settings)
+    return difference.abs().amax(dim=1) > 1e-3 * difference.abs().max()
+
+
+VIDEOS = ["wan", "cosmos2", "hunyuan_video", "ltxv"]
+
+
+@pytest.mark.parametrize("name", [*VIDEOS, "qwen", "sd3", "radiance"])
+def test_a_mask_confines_the_edit_in_every_frame(model, name):
+    size = tiny_dit.latent(name).shape[2:]
+    mask = torch.zeros(1, *(8 * length for length in size[-2:]))
+    mask[..., : mask.shape[-1] // 2] = 1
+    where = changed(model, name, concept(prompt(name, 2), mask=mask, threshold=0.0))
+    inside = torch.arange(size[-1]) < size[-1] // 2
+    assert where[..., inside].float().mean() > 0.9 and not where[..., size[-1] // 2 + 1 :].any()
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+@pytest.mark.parametrize("given", ["masks", "area"])
+def test_masks_for_frames_and_areas_in_time(model, name, given):
+    if given == "masks":
+        edit = concept(prompt(name, 2), mask=torch.tensor([0.0, 1.0])[:, None, None].expand(2, 40, 24), threshold=0.0)
+    else:
+        (area,) = ConditioningSetAreaPercentageVideo().append(prompt(name, 2), 1.0, 1.0, 0.5, 0.0, 0.0, 0.5, 1.0)
+        edit = concept(area, threshold=0.0)
+    where = changed(model, name, edit)
+    assert where[:, 1].float().mean() > 0.9 and not where[:, 0].any()
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_areas_in_time_of_the_prompts_are_those_of_the_concepts(model, name):
+    """A concept with the negative prompt's text is no edit, whatever areas the positive one has."""
+    (area,) = ConditioningSetAreaPercentageVideo().append(prompt(name, 6), 1.0, 1.0, 0.5, 0.0, 0.0, 0.5, 1.0)
+    positive = [*prompt(name, 0), *area]
+    plain = run(model, name, positive)
+    same = run(with_sega(model, concept(prompt(name, 1, tokens=7), threshold=0.0)), name, positive)
+    other = run(with_sega(model, concept(prompt(name, 2), threshold=0.0)), name, positive)
+    assert (same - plain).abs().max() < 1e-3 * (other - plain).abs().max()
+
+
+@pytest.mark.parametrize("name", [SOUND])
+def test_a_mask_is_one_for_the_picture_and_leaves_the_sound(model, name):
+    edit = concept(prompt(name, 2), mask=torch.zeros(1, 8, 8), threshold=0.0)
+    video, sound = changed(model, name, edit).split([128 * 2 * 5 * 3, 8 * 7 * 16], dim=-1)
+    assert not video.any() and sound.float().mean() > 0.9
+
+
+@pytest.mark.parametrize("cfg", [4.0, 1.0])
+@pytest.mark.parametrize("name", ["flux"])
+def test_a_node_that_mixes_the_prompts_in_joint_attention_does_not_reach_the_edit(model, name, cfg):
+    """The host's NAG gives the positive and the negative prompt one result where both are evaluated in one call."""
+    guided = with_nag(model)
+    negative = prompt(name, 1)
+    plain = run(guided, name, negative=negative, cfg=cfg)
+    same = run(with_sega(guided, concept(prompt(name, 1), threshold=0.0)), name, negative=negative, cfg=cfg)
+    other = run(with_sega(guided, concept(prompt(name, 2), threshold=0.0)), name, negative=negative, cfg=cfg)
+    assert (plain - run(model, name, negative=negative, cfg=cfg)).abs().max() > 1e-2 * (other - plain).abs().max()
+    assert (same - plain).abs().max() < 1e-4 * (other - plain).abs().max()
