@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from comfy_api.latest import io
 
@@ -48,15 +49,15 @@ class SemanticGuidancePrompt(io.ComfyNode):
         for columns, extra in conditioning:
             length = columns.shape[1]
             if length not in found:
-                found[length] = _recorded(clip, text, length)
+                found[length] = _recorded(clip, text, length, extra.keys())
             extra.update(found[length])
         return io.NodeOutput(conditioning)
 
 
-def _recorded(clip, text: str, length: int) -> dict:
+def _recorded(clip, text: str, length: int, beside: Collection[str]) -> dict:
     """What a conditioning of `length` columns carries for the other nodes."""
     try:
-        words, notes = prompt_words(clip, text, length)
+        words, notes = prompt_words(clip, text, length, beside)
     except UnknownWords as reason:
         log.warning("Prompt with Words: the words of this prompt are unknown, because %s. Other nodes can name its "
                     "tokens by number, such as #5.", reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .pieces import Spelling, spelling
@@ -10,6 +10,7 @@ from .pieces import Spelling, spelling
 if TYPE_CHECKING:
     from comfy.sd import CLIP
 
+_ABSENT = object()
 _PROBES = "zqxjkvwbpygfumclrdhsinoate0123456789"
 
 
@@ -27,15 +28,14 @@ class Encoder(NamedTuple):
     """What one text encoder reads.
 
     entries: one for each column it makes: a token, an embedding, or None for start, end and padding.
-    head, tail: how many of them stand before and after the prompt, whatever the prompt is: the template.
+    prompt: the places of the prompt in them; the template is around it.
     """
 
     name: str
     kind: Spelling
     vocabulary: Mapping[int, str]
     entries: list[int | Embedding | None]
-    head: int
-    tail: int
+    prompt: range
 
 
 class Placed(NamedTuple):
@@ -50,13 +50,15 @@ class Placed(NamedTuple):
         return column if column in self.columns else None
 
 
-def place_encoders(clip: CLIP, text: str, length: int) -> tuple[list[Placed], Placed | None]:
-    """The encoders that made the columns of a conditioning, and the one whose tokens the model takes as they are.
+def place_encoders(
+    clip: CLIP, text: str, length: int, beside: Collection[str]
+) -> tuple[list[Placed], Placed | None]:
+    """The encoders that made the columns of a conditioning, and one whose token ids lie beside it.
 
     How many tokens an encoder leaves out again is measured. It can be the template in front of the prompt (Qwen-Image),
     some of what follows the prompt as well (LongCat), or nothing (Z-Image). Raises UnknownWords.
     """
-    clips, main, ids = _encoders(clip, text)
+    clips, main, ids = _encoders(clip, text, beside)
     if main is None:
         placed = [Placed(encoder, range(length)) for encoder in clips[:1]]
         read = _shared(clips)
@@ -66,8 +68,8 @@ def place_encoders(clip: CLIP, text: str, length: int) -> tuple[list[Placed], Pl
         return [Placed(clips[0], range(border)), Placed(main, range(border, length))], None
     else:
         read = len(main.entries)
-        placed = [Placed(main, range(length), min(read - length, main.head))]
-        fits = 0 <= read - length <= main.head + main.tail
+        placed = [Placed(main, range(length), min(read - length, main.prompt.start))]
+        fits = 0 <= read - length <= read - len(main.prompt)
     if not fits:
         name = placed[0].encoder.name
         raise UnknownWords(f"{name} makes {read} tokens of the prompt, and the conditioning has {length} columns")
@@ -79,31 +81,36 @@ def _shared(clips: list[Encoder]) -> int:
     return min(len(encoder.entries) for encoder in clips)
 
 
-def _encoders(clip: CLIP, text: str) -> tuple[list[Encoder], Encoder | None, Encoder | None]:
-    """Those of CLIP's kind, the first other one, and one whose tokens no text encoder reads.
+def _encoders(
+    clip: CLIP, text: str, beside: Collection[str]
+) -> tuple[list[Encoder], Encoder | None, Encoder | None]:
+    """Those of CLIP's kind, the first other one, and one whose token ids are handed on: Anima's T5.
 
-    SD3 and HiDream may be loaded without some of theirs. Anima has T5's tokens without a T5.
+    SD3 and HiDream may be loaded without some of theirs. Where the host has no encoder at all, the model itself reads
+    the tokens (HiDream-O1).
     """
     tokens, probe = (clip.tokenize(prompt, return_word_ids=True) for prompt in (text, _probe(text)))
     clips: list[Encoder] = []
     others: list[Encoder | None] = []
-    ids: list[Encoder] = []
+    ids = unread = None
     for name in tokens:
         vocabulary = getattr(_get(clip.tokenizer, name), "inv_vocab", None)
-        if vocabulary:
-            module = _get(clip.cond_stage_model, name, "")
-            encoder = _encoder(name, vocabulary, tokens[name], probe[name], module)
-            if module == "":
-                ids.append(encoder)
-            elif encoder.kind != "clip":
-                others.append(encoder if module is not None else None)
-            elif module is not None:
-                clips.append(encoder)
-    if not clips and not others:  # HiDream-O1: the model itself reads the tokens
-        others, ids = [*ids[:1]], ids[1:]
-    if not clips and not others:
+        if not vocabulary:
+            continue
+        module = _get(clip.cond_stage_model, name, _ABSENT)
+        encoder = _encoder(name, vocabulary, tokens[name], probe.get(name, []), module)
+        if f"{name}_ids" in beside:
+            ids = encoder
+        elif module is _ABSENT:
+            unread = unread or encoder
+        elif encoder.kind != "clip":
+            others.append(None if module is None else encoder)
+        elif module is not None:
+            clips.append(encoder)
+    main = others[0] if others else None if clips else unread
+    if main is None and not clips:
         raise UnknownWords(f"the text encoder ({', '.join(tokens)}) does not show its vocabulary")
-    return clips, next(iter(others), None), next(iter(ids), None)
+    return clips, main, ids
 
 
 def _get(owner: Any, name: str, default: Any = None) -> Any:
@@ -112,41 +119,52 @@ def _get(owner: Any, name: str, default: Any = None) -> Any:
 
 
 def _encoder(name: str, vocabulary: Mapping[int, str], chunks: list, probe: list, module: Any) -> Encoder:
-    grouped = any(_group(entry) for chunk in chunks for entry in chunk)
+    grouped = _is_grouped(chunks)
     entries: list[int | Embedding | None] = []
     for chunk in chunks:
         width = _width(module, chunk)
         kept = [entry for entry in chunk if isinstance(entry[0], int) or entry[0].shape[-1] == width]
         for entry in kept:
-            if not isinstance(entry[0], int):
-                entries.append(Embedding(_group(entry)))
+            if isinstance(entry[0], int):
+                entries.append(None if grouped and _is_special(entry) else entry[0])
             else:
-                entries.append(int(entry[0]) if _group(entry) or not grouped else None)
+                entries.append(Embedding(entry[2] if grouped else 0))
         entries += [None] * (len(chunk) - len(kept))  # the host pads what other encoders' embeddings leave
-    ids, others = ([entry[0] for chunk in prompt for entry in chunk] for prompt in (chunks, probe))
-    head = _common(ids, others)
-    tail = _common(ids[head:][::-1], others[head:][::-1])
-    return Encoder(name, spelling(vocabulary), vocabulary, entries, head, tail)
+    return Encoder(name, spelling(vocabulary), vocabulary, entries, _prompt(entries, probe))
 
 
-def _group(entry: tuple) -> int:
-    """Of return_word_ids: 0 for start, end and padding. Some tokenizers (LongCat, Lens) give none."""
-    return entry[2] if len(entry) > 2 else 0
+def _is_special(entry: tuple) -> bool:
+    """Start, end and padding, as return_word_ids tells them."""
+    return len(entry) > 2 and entry[2] == 0
+
+
+def _is_grouped(chunks: list) -> bool:
+    """MiniMax calls all tokens special."""
+    return not all(_is_special(entry) for chunk in chunks for entry in chunk)
 
 
 def _width(module: Any, chunk: list) -> int | None:
-    if module is None or all(isinstance(entry[0], int) for entry in chunk):
+    if all(isinstance(entry[0], int) for entry in chunk) or not hasattr(module, "transformer"):
         return None
     return module.transformer.get_input_embeddings().weight.shape[-1]
 
 
-def _common(ids: list, others: list) -> int:
-    """How many tokens two prompts begin alike with."""
-    pairs = zip(ids, others, strict=False)
-    return next(
-        (n for n, (one, other) in enumerate(pairs) if not isinstance(one, int) or one != other),
-        min(len(ids), len(others)),
-    )
+def _prompt(entries: list[int | Embedding | None], probe: list) -> range:
+    """Where the entries are not those that any other prompt has as well, at the start and at the end."""
+    grouped = _is_grouped(probe)
+    others = [entry[0] for chunk in probe for entry in chunk if not (grouped and _is_special(entry))]
+    places = [place for place, entry in enumerate(entries) if entry is not None]
+    own = [entries[place] for place in places]
+    head = _alike(own, others)
+    tail = _alike(own[head:][::-1], others[head:][::-1])
+    within = places[head : len(places) - tail]
+    return range(within[0], within[-1] + 1) if within else range(0)
+
+
+def _alike(entries: list, others: list) -> int:
+    """How many entries two lists begin alike with."""
+    pairs = zip(entries, others, strict=False)
+    return next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(entries), len(others)))
 
 
 def _probe(text: str) -> str:

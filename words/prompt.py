@@ -17,6 +17,7 @@ Where the words cannot be known, the conditioning has no PromptWords, and says w
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,14 +66,16 @@ class PromptWords(NamedTuple):
         return next((part for part in self.parts if part.name == name), None)
 
 
-def prompt_words(clip: CLIP, text: str, length: int) -> tuple[PromptWords, list[str]]:
+def prompt_words(
+    clip: CLIP, text: str, length: int, beside: Collection[str] = ()
+) -> tuple[PromptWords, list[str]]:
     """The words of a text that `clip` encoded to `length` columns, and sentences for its user about them.
 
-    Raises UnknownWords.
+    beside: the keys of what the host handed on beside the columns. Raises UnknownWords.
     """
     if not text.strip():
         return PromptWords((), length), []
-    placed, ids = place_encoders(clip, text, length)
+    placed, ids = place_encoders(clip, text, length, beside)
     seen = default = _read(placed[0], text)
     parts = [Part(_part_name(placed[0]), placed[0].columns, default.words)]
     for item in placed[1:]:
@@ -107,7 +110,7 @@ def _read(placed: Placed, text: str) -> _Reading:
         elif None in spelled:
             unknown.append(word)
         else:
-            columns = [placed.column(entry) for entry in sorted({entry for entries in spelled for entry in entries})]
+            columns = [placed.column(place) for place in _places(placed.encoder, spelled)]
             if None in columns:
                 cut.append(word)
             elif columns:
@@ -116,11 +119,17 @@ def _read(placed: Placed, text: str) -> _Reading:
     return _Reading(tuple(words), unknown, cut, weights)
 
 
+def _places(encoder: Encoder, spelled: Sequence[tuple[int, ...]]) -> list[int]:
+    """All tokens from the first of a word to its last: those between are its joiners, which have no letter."""
+    places = [place for each in spelled for place in each]
+    within = range(min(places), max(places) + 1) if places else ()
+    return [place for place in within if isinstance(encoder.entries[place], int)]
+
+
 def _speak(placed: Placed, text: str) -> tuple[Spoken, bool]:
     """The text as the encoder read it, and whether weights stayed in it."""
     encoder, columns, _ = placed
-    places = range(encoder.head, len(encoder.entries) - encoder.tail)
-    found = _spoken(encoder, text, places)
+    found = _spoken(encoder, text, encoder.prompt)
     if not found and len(columns) == len(encoder.entries):  # the prompt has a template of its own, and all is encoded
         found = _spoken(encoder, text, range(len(encoder.entries)))
     if not found:

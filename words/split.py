@@ -12,6 +12,7 @@ _SPACELESS = re.compile(
 )
 _CONTRACTION = re.compile("(?<=\\w)['\u2019](?:s|t|re|ve|m|ll|d)(?!\\w)", re.IGNORECASE)  # as CLIP splits "cat's"
 _JOINER = "\u200d"
+BREAK = "\u200b"  # no space, and yet the end of a word: "(red:1.2)balloon" is read in two
 
 # Kinds of characters: w letter or digit, c one of a spaceless script, m what extends another character, j joiner,
 # a apostrophe of a contraction, p any other sign.
@@ -22,10 +23,10 @@ def _kind(character: str) -> str:
     category = unicodedata.category(character)
     if character == _JOINER:
         return "j"
-    if category[0] == "M" or category == "Cf" or "\U0001f3fb" <= character <= "\U0001f3ff":  # skin tones
-        return "m"
-    if category[0] in "ZC":
+    if category[0] in ("Z", "C") and category != "Cf" or character == BREAK:
         return " "
+    if category[0] in "MC" or "\U0001f3fb" <= character <= "\U0001f3ff":  # marks, formats, skin tones
+        return "m"
     if is_spaceless(character):
         return "c"
     return "w" if category[0] in "LN" else "p"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from comfy.sd1_clip import escape_important, token_weights, unescape_important
 
 from .pieces import UNKNOWN, Character
+from .split import BREAK
 
 _EMBEDDING = re.compile(r"(?:^|(?<=\s))embedding:[^\s<\[]*[^\s<\[,]")
 _QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")  # transformers 4 straightens them where ftfy is installed
@@ -63,8 +64,8 @@ def possible_texts(prompt: str) -> list[tuple[str, bool]]:
     plain = unescape_important(escaped)
     weighted = "".join(parts) != plain
     texts = {
-        "".join(_EMBEDDING.sub("", part) for part in parts): False,
-        "".join(parts): False,
+        BREAK.join(_EMBEDDING.sub("", part) for part in parts): False,
+        BREAK.join(parts): False,
         _EMBEDDING.sub("", plain): weighted,
         plain: weighted,
         prompt: weighted,
