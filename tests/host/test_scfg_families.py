@@ -1,0 +1,244 @@
+"""S-CFG on a tiny model of every transformer family: what it computes, and that nothing else about a run changes it."""
+
+from __future__ import annotations
+
+import logging
+
+import comfy_extras.nodes_context_windows as context_windows
+import comfy_extras.nodes_easycache as easycache
+import pytest
+import torch
+from host import tiny_dit
+from host.naive_scfg import NaiveSCFG
+from host.scfg_runs import probed, relative, with_regions, with_scfg
+from host.waits import per_evaluation
+
+import nodes as host_nodes
+from semantic_guidance.sampling.prompt_text import prompt_text
+from semantic_guidance.words.prompt import CONDITIONING_KEY, PromptWords, Word
+
+UNSAMPLED = {"hunyuan_ref"}  # the host cannot sample it on the CPU
+NAMES = [name for name in tiny_dit.MODELS if name not in UNSAMPLED]
+PICTURE = ["sd3", "flux", "zimage", "qwen"]  # text first, with start tokens; by name; padded; 5-D with T = 1
+CLIP = ["wan", "cogvideo"]  # cross-attention; joint
+WORDS = (Word("cat", (1, 2)), Word("red", (4,)), Word("balloon", (6,)))
+COLUMNS = [1, 2, 4, 6]
+
+
+def prompt(name: str, seed: int = 0, **values) -> list:
+    """With words, which a tiny text encoder of this family would have found in it."""
+    conditioning = tiny_dit.prompt(name, seed, **values)
+    ids = WORDS if "t5xxl_ids" in conditioning[0][1] else None
+    words = PromptWords(WORDS, conditioning[0][0].shape[1], (), ids)
+    return [[text, {**extra, CONDITIONING_KEY: words}] for text, extra in conditioning]
+
+
+def noise(name: str, batch: int = 1, scale: int = 1) -> torch.Tensor:
+    shape = tiny_dit.latent(name, batch, scale).shape
+    return torch.randn(shape, generator=torch.Generator().manual_seed(5))
+
+
+def run(model, name: str, positive=None, negative=None, **options) -> torch.Tensor:
+    given = options.pop("noise", None)
+    given = noise(name) if given is None else given
+    positive = prompt(name) if positive is None else positive
+    negative = tiny_dit.prompt(name, 1) if negative is None else negative
+    return tiny_dit.sample(model, positive, negative, torch.zeros_like(given), noise=given,
+                           **{"steps": 2, "cfg": 4.0, **options})
+
+
+def first_step(model, name: str, **options) -> dict:
+    """What the host's post-CFG functions get in the first step, with what S-CFG made of it."""
+    seen = []
+    run(probed(model, lambda args: seen.append(dict(args))), name, steps=1, **options)
+    return seen[0]
+
+
+def separately(monkeypatch, model):
+    monkeypatch.setattr(model, "get_free_memory", lambda device: 0)
+    return model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_family(monkeypatch, name):
+    model = tiny_dit.model(name)
+    plain, guided = first_step(model, name), first_step(with_scfg(model), name)
+    start = name.startswith("sd3")
+    text = guided["cond"][0]["model_conds"]["c_crossattn"].cond.shape[1]
+    moved = text - tiny_dit.TOKENS if name == "flux2" else 0
+    naive = NaiveSCFG([column + moved for column in COLUMNS], start)
+    expected = first_step(naive.install(model), name)
+    effect = (expected["denoised"] - plain["denoised"]).abs().max()
+    assert effect > 0
+    # Both are rounded to float32 as they are added to the prediction.
+    rounding = 4 * torch.finfo(torch.float32).eps * plain["denoised"].abs().max()
+    assert (guided["denoised"] - expected["denoised"]).abs().max() < 1e-5 * effect + rounding
+
+    apart = first_step(separately(monkeypatch, with_scfg(model)), name)
+    alone = first_step(separately(monkeypatch, model.clone()), name)
+    difference = (apart["denoised"] - alone["denoised"]) - (guided["denoised"] - plain["denoised"])
+    assert difference.abs().max() < 1e-3 * effect + rounding
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_family_as_the_host_alone_at_strength_0_and_twice_alike(name):
+    model = tiny_dit.model(name)
+    guided, record = with_regions(model)
+    samples = run(guided, name)
+    assert samples.isfinite().all() and torch.equal(run(guided, name), samples)
+    plain = run(model, name)
+    assert torch.equal(run(with_scfg(model, strength=0.0), name), plain) and not torch.equal(samples, plain)
+    regions = record.of(samples)
+    assert {region.text for region in regions.regions} <= {"cat", "red", "balloon"}
+    assert regions.steps[0].owner.shape == samples[:, 0].shape
+
+
+@pytest.mark.parametrize("name", [*PICTURE, *CLIP, "anima", "ltxv"])
+def test_a_batch_equals_its_singles(name):
+    model, given = with_scfg(tiny_dit.model(name)), noise(name, 2)
+    both = first_step(model, name, noise=given)["denoised"]
+    for image in range(2):
+        single = first_step(model, name, noise=given[image : image + 1])["denoised"]
+        assert relative(both[image : image + 1], single) < 1e-5
+
+
+def masked(name: str, conditioning: list, left: bool) -> list:
+    *_, height, width = tiny_dit.latent(name).shape
+    mask = torch.zeros(1, height, width)
+    mask[..., : width // 2] = 1
+    return host_nodes.ConditioningSetMask().append(conditioning, mask if left else 1 - mask, "default", 1.0)[0]
+
+
+def in_area(name: str, conditioning: list) -> list:
+    """Half of the height, away from the top."""
+    *_, height, width = tiny_dit.latent(name).shape
+    return [[text, {**extra, "area": (height // 2, width, height // 2, 0), "strength": 2.0, "set_area_to_bounds": False}]
+            for text, extra in conditioning]
+
+
+ARRANGED = {
+    "masks": lambda name: masked(name, prompt(name), True) + masked(name, prompt(name, 2), False),
+    "area": lambda name: prompt(name) + in_area(name, prompt(name, 2)),
+    "range": lambda name: host_nodes.ConditioningSetTimestepRange().set_range(prompt(name, 2), 0.0, 0.5)[0]
+    + host_nodes.ConditioningSetTimestepRange().set_range(prompt(name), 0.5, 1.0)[0],
+}
+
+
+@pytest.mark.parametrize("arrangement", ARRANGED)
+@pytest.mark.parametrize("name", ["sd3", "qwen", *CLIP])
+def test_prompts_in_masks_areas_and_ranges(monkeypatch, name, arrangement):
+    model, record = with_regions(tiny_dit.model(name))
+    given = noise(name, scale=2)
+    samples = run(model, name, ARRANGED[arrangement](name), noise=given)
+    apart = run(separately(monkeypatch, model), name, ARRANGED[arrangement](name), noise=given)
+    assert relative(apart, samples) < 1e-3
+    assert relative(run(tiny_dit.model(name), name, ARRANGED[arrangement](name), noise=given), samples) > 1e-6
+    assert {region.prompt for region in record.of(samples).regions} == {0, 1}
+
+
+@pytest.mark.parametrize("name", [*PICTURE, *CLIP])
+def test_odd_sizes_and_prompts_of_unequal_lengths(name):
+    model, record = with_regions(tiny_dit.model(name))
+    channels, *frames, _, _ = tiny_dit.MODELS[name].latent
+    given = torch.randn(1, channels, *frames, 9, 7)
+    samples = run(model, name, noise=given, negative=tiny_dit.prompt(name, 1, tokens=tiny_dit.TOKENS + 5))
+    assert samples.isfinite().all()
+    assert record.of(samples).steps[0].owner.shape == (1, *frames, 9, 7)
+
+
+def test_words_of_a_longer_prompt_than_the_others_are_at_their_columns():
+    """Flux 2's text is padded in front, Z-Image's behind."""
+    for name, moved in (("flux2", 512 - tiny_dit.TOKENS), ("zimage", 0)):
+        guided = first_step(with_scfg(tiny_dit.model(name)), name)
+        text = prompt_text(guided["cond"][0], tiny_family(name))
+        assert text.find("balloon") == (6 + moved,)
+        assert text.labels()[4 + moved] == "red" and text.find("#3") == (3 + moved,)
+
+
+def tiny_family(name: str):
+    from semantic_guidance.attention_hooks.families import model_family
+
+    return model_family(tiny_dit.model(name), "test")
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideo"])
+def test_regions_are_tubes_with_one_rate(name):
+    model, record = with_regions(tiny_dit.model(name))
+    guided = first_step(model, name)
+    samples = run(model, name, steps=1)
+    step = record.of(samples).steps[0]
+    norm = (guided["cond_denoised"] - guided["uncond_denoised"]).norm(dim=1)
+    for region in step.owner.unique().tolist():
+        inside = step.owner == region
+        torch.testing.assert_close(step.rates[0, region], norm.mean() / norm[inside].mean(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["wan", "hunyuan_video"])
+def test_context_windows_over_time(name):
+    """The maps of a frame are the mean over the windows that it is in."""
+    channels, _, height, width = tiny_dit.MODELS[name].latent
+    given = torch.randn(1, channels, 5, height, width, generator=torch.Generator().manual_seed(1))
+    node = context_windows.ContextWindowsManualNode
+    windowed = node.execute(tiny_dit.model(name), 3, 1, "standard_static", 1, False, "pyramid", 2, False).result[0]
+    model, record = with_regions(windowed)
+    samples = run(model, name, noise=given)
+    assert record.of(samples).steps[0].owner.shape == (1, 5, height, width)
+    assert relative(run(windowed, name, noise=given), samples) > 1e-5
+
+
+@pytest.mark.parametrize("name", ["flux", "wan", "sd3"])
+def test_beside_skipped_blocks_caches_other_precisions_and_two_evaluations_a_step(name, caplog):
+    model = tiny_dit.model(name)
+
+    def skip(args, extra):
+        return {key: args[key] for key in ("img", "txt") if key in args}
+
+    skipped = model.clone()
+    kind = "single_block" if name == "flux" else "double_block"
+    skipped.set_model_patch_replace(skip, "dit", kind, 0)
+    cached = easycache.EasyCacheNode.execute(model, 1e6, 0.0, 1.0, False).result[0]
+    half = tiny_dit.model(name, torch.bfloat16)
+    for other, options in ((skipped, {}), (cached, {"steps": 4}), (half, {}), (model, {"sampler": "heun"})):
+        samples = run(with_scfg(other), name, **options)
+        assert samples.isfinite().all()
+        assert not torch.equal(samples, run(other, name, **options))
+        assert torch.equal(run(with_scfg(other, strength=0.0), name, **options), run(other, name, **options))
+
+
+@pytest.mark.parametrize("name", ["sd3", "wan"])
+def test_an_evaluation_waits_once(name):
+    model, found = per_evaluation(with_scfg(tiny_dit.model(name)))
+    run(model, name, steps=3)
+    assert [sum(waits.values()) for waits in found] == [1, 1, 1], found
+
+
+def test_a_prompt_without_words_is_told_once_and_all_its_text_competes(caplog):
+    model, record = with_regions(tiny_dit.model("flux"))
+    conditioning = tiny_dit.prompt("flux")
+    conditioning[0][0][:, 5:] = 0  # padding
+    samples = run(model, "flux", conditioning, steps=2)
+    assert {region.column for region in record.of(samples).regions} <= set(range(5))
+    assert caplog.text.count("tokens of the text encoder's template may take regions") == 1
+
+
+def test_a_prompt_of_no_words_is_one_region(caplog):
+    conditioning = prompt("flux")
+    conditioning[0][1][CONDITIONING_KEY] = PromptWords((), tiny_dit.TOKENS)
+    model, record = with_regions(tiny_dit.model("flux"))
+    samples = run(model, "flux", conditioning)
+    assert record.of(samples).regions[0].text == ""
+    torch.testing.assert_close(record.of(samples).steps[0].rate_map, torch.ones(1, 10, 6).half())
+    assert not [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("name", ["flux", "wan"])
+def test_map_scale_is_for_unets(name):
+    with pytest.raises(ValueError, match=r"S-CFG: .*Choose auto"):
+        with_scfg(tiny_dit.model(name), map_scale="1/4")
+
+
+def test_cfg_1_says_what_cfg_is_not(caplog):
+    config = dict(tiny_dit.MODELS["flux"].unet, guidance_embed=True)
+    model = tiny_dit.build("Flux", config)
+    assert torch.equal(run(with_scfg(model), "flux", cfg=1.0), run(model, "flux", cfg=1.0))
+    assert "FluxGuidance is an input of this model, not its cfg" in caplog.text
