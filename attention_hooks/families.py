@@ -39,6 +39,9 @@ class Family(NamedTuple):
     window: tuple[float, float] = JOINT  # the part of the layers that is read, see layers_at
     read: int = 4  # how many of them
     chunk: int = 0  # text tokens from one start token to the next; 0: there is none worth reading
+    clip_features: int = 0  # of the columns that CLIP made, where another encoder's follow, which are not read
+    padded_in_front: bool = False  # whether the model makes the text longer, in front
+    token_ids: str = ""  # in a conditioning, of which the model makes its columns instead of the conditioning's own
     until_eot: bool = False  # Attend-and-Excite: words compete until their chunk's end token, padding does not
     gradient: str | None = None  # why attention has no gradient by the latent; None where it has
     only: Callable[[BaseModel], bool] = lambda model: True  # for rows that share a class: the first that fits
@@ -85,12 +88,12 @@ FAMILIES: tuple[Family, ...] = (
     _unet("Stable Diffusion 2.x", ("BaseModel", "SD21UNCLIP"), until_eot=True),
     _unet("SDXL", ("SDXL", "SDXLRefiner", "SDXL_instructpix2pix"), until_eot=True),
     Family("Stable Diffusion 3", ("SD3",), "joint", stacks(square(), True, joint="joint_blocks"),
-           Sequence(text, image), keyed=False, read=3, chunk=CLIP_CHUNK),
+           Sequence(text, image), keyed=False, read=3, chunk=CLIP_CHUNK, clip_features=2048),
     Family("AuraFlow", ("AuraFlow",), "joint", stacks(square(), True, double="double_layers", single="single_layers"),
            Sequence(text, image, before=8), keyed=False),
     _flux("Flux", ("Flux",)),
     _flux("LongCat-Image", ("LongCatImage",)),
-    _flux("Flux 2", ("Flux2",), window=(0.6, 1.0)),
+    _flux("Flux 2", ("Flux2",), window=(0.6, 1.0), padded_in_front=True),
     Family("Chroma", ("Chroma", "ChromaRadiance"), "joint",
            stacks(square(), double="double_blocks", single="single_blocks"), Sequence(text, image), gradient=IN_PLACE),
     Family("Qwen-Image", ("QwenImage",), "joint", _transformer, Sequence(text, image, latents("ref_latents")),
@@ -130,7 +133,7 @@ FAMILIES: tuple[Family, ...] = (
     _wan("Wan SCAIL", ("WAN21_SCAIL", "WAN21_SCAIL2"), sequence=Sequence(
         latents("reference_latent"), image, latents("time_dim_concat"), latents("pose_latents"))),
     _cosmos("Cosmos Predict 2", ("CosmosPredict2",), gradient=KERNEL),
-    _cosmos("Anima", ("Anima",), gradient=KERNEL),
+    _cosmos("Anima", ("Anima",), token_ids="t5xxl_ids", gradient=KERNEL),
     _cosmos("Cosmos 1", ("CosmosVideo",), layers=stacks(_edges_of_cosmos, True, block="blocks"), keyed=False),
     Family("LTX-Video", ("LTXV",), "cross", stacks(_one, True, block="transformer_blocks"), window=CROSS,
            keyed=False, gradient=IN_PLACE),
@@ -178,19 +181,19 @@ def model_layers(model: ModelPatcher, node: str) -> list[Layer]:
     return model_family(model, node).layers(model.model.diffusion_model)
 
 
-def layers_at(family: Family, layers: list[Layer], downsample: int | None) -> tuple[int, list[Layer]]:
+def layers_at(family: Family, layers: list[Layer], downsample: int | None, node: str) -> tuple[int, list[Layer]]:
     """Choose among a model's layers: how much coarser than the latent the finest of them are, and the layers.
 
     UNets have layers of several grids: those `downsample` times coarser than the latent and twice as much. None picks
     the paper's 1/4 and 1/8; a model with neither gives the coarsest grid it has. All layers of a transformer have one
     grid, so that only None is allowed: up to `family.read` layers, evenly spread over the family's window.
-    Raises ValueError when the model has no layer at it.
+    Raises ValueError, naming the node, when the model has no layer at it.
     """
     if family.kind != "unet":
         if downsample is not None:
             raise ValueError(
-                f"all attention of {family.name} is at 1/{layers[0].downsample} of the latent's size, and its layers "
-                "are chosen by depth. Choose auto."
+                f"{node}: all attention of {family.name} is at 1/{layers[0].downsample} of the latent's size, and its "
+                "layers are chosen by depth. Choose auto."
             )
         return layers[0].downsample, _spread(family, layers)
     present = sorted({layer.downsample for layer in layers})
@@ -198,7 +201,7 @@ def layers_at(family: Family, layers: list[Layer], downsample: int | None) -> tu
         downsample = next((d for d in (4, 8) if d in present), present[-1])
     if downsample not in present:
         raise ValueError(
-            f"this model has no attention at 1/{downsample} of the latent's size, only at "
+            f"{node}: this model has no attention at 1/{downsample} of the latent's size, only at "
             f"{', '.join(f'1/{d}' for d in present)}. Choose one of these, or auto."
         )
     return downsample, [layer for layer in layers if layer.downsample in (downsample, 2 * downsample)]

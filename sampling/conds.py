@@ -10,14 +10,16 @@ import torch
 from comfy.samplers import get_area_and_mult
 from torch import Tensor
 
+from ..attention_hooks.families import FAMILIES
 from ..guidance.precision import widen
 from ..words.prompt import CONDITIONING_KEY
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
-T5_IDS = "t5xxl_ids"  # a cond's token ids, of which some models (Anima) make the columns that they attend to
-OF_THE_TEXT = ("cross_attn", "attention_mask", T5_IDS, CONDITIONING_KEY)  # what a cond keeps of its conditioning
+OF_THE_TEXT = (  # what a cond keeps of its conditioning
+    "cross_attn", "attention_mask", CONDITIONING_KEY, *(family.token_ids for family in FAMILIES if family.token_ids)
+)
 
 
 class ActiveCond(NamedTuple):

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..attention_hooks.families import Family
 from ..words.phrases import phrase_columns, token_labels
 from ..words.prompt import CONDITIONING_KEY, PromptWords
-from .conds import T5_IDS, text_length
+from .conds import text_length
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-CLIP_WIDTH = 2048  # of CLIP's columns in a conditioning that T5's follow (SD 3); what lies beyond is zero in them
 
 
 class PromptText(NamedTuple):
@@ -22,6 +20,7 @@ class PromptText(NamedTuple):
     compared: int  # the first so many columns, among which attention is compared: all but those of SD 3's T5
     moved: int  # how far the encoded columns lie behind their place in the conditioning
     words: PromptWords | None
+    token_ids: Tensor | None  # of which the model makes its columns, instead of the conditioning's own
 
     def find(self, phrase: str) -> tuple[int, ...]:
         """The columns of a phrase or token number; () where the prompt lacks it."""
@@ -40,12 +39,11 @@ def prompt_text(cond: dict[str, Any], family: Family) -> PromptText | None:
     if not length or encoded is None:
         return None
     words = cond.get(CONDITIONING_KEY)
-    of_ids = cond.get(T5_IDS)
-    if words is not None and words.token_ids is not None:
+    if family.token_ids and words is not None and words.token_ids is not None:
         words = PromptWords(words.token_ids, length)
-    moved = 0 if of_ids is not None else length - encoded.shape[1]  # Flux 2 pads at the front
-    compared = _clip_columns(encoded, words, length) if family.chunk else length
-    return PromptText(length, compared, moved, words)
+    moved = length - encoded.shape[1] if family.padded_in_front else 0
+    compared = _clip_columns(encoded, family) if family.clip_features else length
+    return PromptText(length, compared, moved, words, cond.get(family.token_ids))
 
 
 def word_columns(cond: dict[str, Any], text: PromptText) -> tuple[int, ...]:
@@ -53,26 +51,20 @@ def word_columns(cond: dict[str, Any], text: PromptText) -> tuple[int, ...]:
 
     Reads the conditioning, which the host keeps on the CPU.
     """
-    of_ids = cond.get(T5_IDS)
     if text.words is not None:
         found = {column + text.moved for word in text.words.words for column in word.tokens}
-    elif of_ids is not None:
-        found = set(range(of_ids.shape[-1]))
+    elif text.token_ids is not None:
+        found = set(range(text.token_ids.shape[-1]))
     else:
         encoded = _not_padding(cond["cross_attn"], cond.get("attention_mask"))
         found = {column + text.moved for column in encoded}
     return tuple(sorted(column for column in found if column < text.compared))
 
 
-def _clip_columns(encoded: Tensor, words: PromptWords | None, length: int) -> int:
-    """How many columns CLIP made, behind which those of another encoder may lie."""
-    part = words.part("clip") if words is not None else None
-    if part is not None:
-        return part.columns.stop
-    if encoded.shape[-1] <= CLIP_WIDTH:
-        return length
-    beyond = encoded[..., CLIP_WIDTH:].ne(0).flatten(2).any(dim=2).any(dim=0).tolist()
-    return beyond.index(True) if True in beyond else length
+def _clip_columns(encoded: Tensor, family: Family) -> int:
+    """How many of the columns [B, N, features] CLIP made, in whole chunks; all where no other encoder did."""
+    beyond = encoded[:, :: family.chunk, family.clip_features :].ne(0).any(dim=2).any(dim=0).tolist()  # of chunks
+    return family.chunk * beyond.index(True) if True in beyond[1:] and not beyond[0] else encoded.shape[1]
 
 
 def _not_padding(encoded: Tensor, mask: Tensor | None) -> list[int]:

@@ -111,7 +111,7 @@ def word_maps(
     family = model_family(model, NODE)
     if downsample is None and family.kind == "unet":
         downsample = DOWNSAMPLE
-    downsample, chosen = layers_at(family, model_layers(model, NODE), downsample)
+    downsample, chosen = layers_at(family, model_layers(model, NODE), downsample, NODE)
     check_phrases(conditioning, phrases, NODE)
 
     model = without_runs(model)

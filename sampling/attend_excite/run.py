@@ -213,7 +213,7 @@ def patch_attend_excite(model: ModelPatcher, settings: Settings) -> tuple[ModelP
     if not schedule(settings.excitation, 1000):
         return model, record
     check_differentiable(model.model, NODE)
-    layers_at(family, layers, settings.downsample)
+    layers_at(family, layers, settings.downsample, NODE)
 
     model = model.clone()
     key = add_run(model, lambda guider, sigmas: AttendExciteRun(guider, sigmas, family, layers, settings, record))

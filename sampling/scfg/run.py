@@ -58,16 +58,16 @@ class SCFGRun(Guidance):
     node = NODE
 
     def __init__(
-        self, guider: CFGGuider, family: Family, layers: list[Layer], settings: Settings, record: RegionRecord
+        self, guider: CFGGuider, family: Family, layers: list[Layer], downsample: int, settings: Settings,
+        record: RegionRecord,
     ):
-        downsample, chosen = layers_at(family, layers, settings.downsample)
         self.settings = settings
         self.record = record
         self.family = family
         self.whole_image = settings.whole_image or not family.chunk  # there is no start token to tell a background by
         self.texts: dict[Any, PromptText | None] = {}  # by uuid
         self.wanted: dict[Any, Wanted] = {}
-        self.capture = Capture(NODE, family, chosen, downsample, settings.completion)
+        self.capture = Capture(NODE, family, layers, downsample, settings.completion)
         self.range = SigmaRange(guider.model_patcher, settings.start_percent, settings.end_percent)
         self.seen: dict[float, RegionStep] = {}  # by sigma; the last evaluation at a sigma counts; on the device
         self.regions: list[Region] = []  # every token column of the prompts met so far
@@ -215,10 +215,10 @@ class SCFGRun(Guidance):
 
 def patch_scfg(model: ModelPatcher, settings: Settings) -> tuple[ModelPatcher, RegionRecord]:
     """A clone of `model` that samples with S-CFG, and the record of the regions that its runs will see."""
-    family, layers = model_family(model, NODE), model_layers(model, NODE)
-    layers_at(family, layers, settings.downsample)  # says now, not while sampling, that a model lacks the grid
+    family = model_family(model, NODE)
+    downsample, layers = layers_at(family, model_layers(model, NODE), settings.downsample, NODE)
     record = RegionRecord()
 
     model = model.clone()
-    add_guidance(model, lambda guider, sigmas: SCFGRun(guider, family, layers, settings, record), NODE)
+    add_guidance(model, lambda guider, sigmas: SCFGRun(guider, family, layers, downsample, settings, record), NODE)
     return model, record

@@ -66,6 +66,6 @@ def word_layers(model: ModelPatcher, concepts: tuple[Concept, ...], node: str) -
         return []
     for concept in confined:
         check_phrases(concept.conditioning, list(concept.confine_to), node)
-    downsample, layers = layers_at(model_family(model, node), model_layers(model, node), None)
+    downsample, layers = layers_at(model_family(model, node), model_layers(model, node), None, node)
     layers = [layer for layer in layers if layer.downsample == downsample]
     return [layer for layer in layers if layer.block[0] != "middle"] or layers

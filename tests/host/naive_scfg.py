@@ -81,7 +81,7 @@ class NaiveSCFG:
 
     def install(self, model):
         family = model_family(model, "test")
-        _, layers = layers_at(family, model_layers(model, "test"), None)
+        _, layers = layers_at(family, model_layers(model, "test"), None, "test")
         model = model.clone()
 
         def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
@@ -91,7 +91,7 @@ class NaiveSCFG:
             return executor(x, t, c_concat, c_crossattn, control, options, *args, **kwargs)
 
         model.add_wrapper_with_key("apply_model", "test", apply_model)
-        model.set_model_sampler_cfg_function(self.cfg)
+        model.set_model_sampler_post_cfg_function(self.guided)
         return model
 
     def maps(self, prompt: int, columns: list[int]) -> list[Tensor]:
@@ -103,7 +103,7 @@ class NaiveSCFG:
                     found.append(layer_maps(seen, slice(chunk * batch, (chunk + 1) * batch), columns)[0])
         return found
 
-    def cfg(self, args: dict) -> Tensor:
+    def guided(self, args: dict) -> Tensor:
         scale = args["cond_scale"]
         cond, uncond = args["cond_denoised"].double(), args["uncond_denoised"].double()
         size = tuple(cond.shape[2:])
@@ -124,4 +124,4 @@ class NaiveSCFG:
                 rate[image][region] = level / norm[image][region].mean()
         rate = smooth(rate.clamp(0.8, 3.0).clamp(max=15 / scale)[:, None])[:, 0].view(-1, 1, *cond.shape[2:])
         self.seen.clear()
-        return (args["input"].double() - (uncond + scale * rate * (cond - uncond))).to(args["input"].dtype)
+        return (uncond + scale * rate * (cond - uncond)).to(args["denoised"].dtype)

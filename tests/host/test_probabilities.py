@@ -96,7 +96,7 @@ def test_folding_undoes_repeated_tokens():
 
 
 def chosen_layers(model, downsample: int | None = None) -> tuple[int, list[Layer]]:
-    return layers_at(model_family(model, "test"), model_layers(model, "test"), downsample)
+    return layers_at(model_family(model, "test"), model_layers(model, "test"), downsample, "test")
 
 
 def blocks(layers: list[Layer]) -> list[tuple[str, int]]:

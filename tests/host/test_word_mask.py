@@ -78,7 +78,7 @@ class TestAttention:
         """Against the maps of one direct call of the model, worked out here from its queries and keys."""
         patcher = build()
         conditioning, given = prompt(clip), latent(2)
-        scale, layers = layers_at(model_family(patcher, "test"), model_layers(patcher, "test"), DOWNSAMPLE)
+        scale, layers = layers_at(model_family(patcher, "test"), model_layers(patcher, "test"), DOWNSAMPLE, "")
         wanted = {(layer.block, layer.depth) for layer in layers}
         grid = (-(-H // scale), -(-W // scale))
         found = []
