@@ -1,4 +1,4 @@
-"""SEGA on a tiny model of every family: pictures, video, and video with sound in one nested latent."""
+"""SEGA on a tiny model of every family, against a guider that does the same prompt by prompt."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import comfy.model_sampling as spaces
 import comfy.nested_tensor
 import comfy.sample
 import comfy.samplers
-import comfy.utils
 import pytest
 import torch
-from comfy_extras.nodes_video_model import ConditioningSetAreaPercentageVideo
 from host import tiny_dit
+from host.sega_families import FAMILIES, SOUND, alone, flat, latent, of_family, prompt, run
 from host.sega_runs import concept, with_sega
 from host.test_company import with_nag, with_windows
 
 from semantic_guidance.guidance.sega import Edit, Momentum, sega_step
 
-SOUND = "ltxav"
-FAMILIES = [*tiny_dit.MODELS, SOUND]
 STEPS = 3
 MOMENTUM = 0.5
 CHAIN = [
@@ -26,33 +23,9 @@ CHAIN = [
 ]
 
 
-@pytest.fixture(scope="module")
-def sound():
-    """LTX with sound: the video's latent is 5-D, the sound's 4-D, and the host packs both into one."""
-    return tiny_dit.build("LTXAV", dict(
-        image_model="ltxav", in_channels=128, audio_in_channels=128, cross_attention_dim=64,
-        audio_cross_attention_dim=64, attention_head_dim=32, audio_attention_head_dim=32, num_attention_heads=2,
-        audio_num_attention_heads=2, caption_channels=tiny_dit.WIDTH, num_layers=2, connector_attention_head_dim=8,
-        connector_num_attention_heads=2,
-    ))
-
-
-def latent(name: str, batch: int = 1):
-    if name != SOUND:
-        return tiny_dit.latent(name, batch)
-    return comfy.nested_tensor.NestedTensor([torch.zeros(batch, 128, 2, 5, 3), torch.zeros(batch, 8, 7, 16)])
-
-
-def prompt(name: str, seed: int, **values) -> list:
-    if name != SOUND:
-        return tiny_dit.prompt(name, seed, **values)
-    return [[tiny_dit.noise(seed, 1, values.pop("tokens", tiny_dit.TOKENS), 2 * tiny_dit.WIDTH), values]]
-
-
 @pytest.fixture
-def model(request, name):
-    model = request.getfixturevalue("sound") if name == SOUND else tiny_dit.model(name)
-    return model.clone()
+def model(name):
+    return of_family(name)
 
 
 def edited(model, name: str, chain: list[dict] = CHAIN, **settings):
@@ -61,22 +34,6 @@ def edited(model, name: str, chain: list[dict] = CHAIN, **settings):
     for number, item in enumerate(chain):
         concepts = concept(prompt(name, 2 + number, tokens=10), concepts, **item)
     return with_sega(model, concepts, momentum_scale=MOMENTUM, **settings)
-
-
-def run(model, name: str, positive=None, batch: int = 1, **kwargs):
-    positive = prompt(name, 0) if positive is None else positive
-    negative = kwargs.pop("negative", None) or prompt(name, 1, tokens=7)
-    settings = {"steps": STEPS, **kwargs}
-    return flat(tiny_dit.sample(model, positive, negative, settings.pop("samples", latent(name, batch)), **settings))
-
-
-def flat(samples):
-    return comfy.utils.pack_latents(samples.unbind())[0] if samples.is_nested else samples
-
-
-def alone(monkeypatch, model) -> None:
-    """Makes the host call the model for each prompt alone, so that predictions do not depend on the others."""
-    monkeypatch.setattr(model.model, "memory_required", lambda shape, **kwargs: 1e30)
 
 
 class Plain(comfy.samplers.CFGGuider):
@@ -199,56 +156,6 @@ def test_a_batch_equals_its_singles_and_calls_apart_equal_joint_ones(model, name
     assert (run(patched, name, noise=noise, steps=2) - joint[1:]).abs().max() < 1e-3 * effect
     alone(monkeypatch, model)
     assert (run(patched, name, **settings) - joint).abs().max() < 1e-3 * effect
-
-
-def changed(model, name: str, chain) -> torch.Tensor:
-    """Where one step of sampling with the edits differs from the host's, [B, *size], or [B, 1, N] for all parts."""
-    settings = {"steps": 10, "last_step": 1}
-    difference = run(with_sega(model, chain), name, **settings) - run(model, name, **settings)
-    return difference.abs().amax(dim=1) > 1e-3 * difference.abs().max()
-
-
-VIDEOS = ["wan", "cosmos2", "hunyuan_video", "ltxv"]
-
-
-@pytest.mark.parametrize("name", [*VIDEOS, "qwen", "sd3", "radiance"])
-def test_a_mask_confines_the_edit_in_every_frame(model, name):
-    size = tiny_dit.latent(name).shape[2:]
-    mask = torch.zeros(1, *(8 * length for length in size[-2:]))
-    mask[..., : mask.shape[-1] // 2] = 1
-    where = changed(model, name, concept(prompt(name, 2), mask=mask, threshold=0.0))
-    inside = torch.arange(size[-1]) < size[-1] // 2
-    assert where[..., inside].float().mean() > 0.9 and not where[..., size[-1] // 2 + 1 :].any()
-
-
-@pytest.mark.parametrize("name", VIDEOS)
-@pytest.mark.parametrize("given", ["masks", "area"])
-def test_masks_for_frames_and_areas_in_time(model, name, given):
-    if given == "masks":
-        edit = concept(prompt(name, 2), mask=torch.tensor([0.0, 1.0])[:, None, None].expand(2, 40, 24), threshold=0.0)
-    else:
-        (area,) = ConditioningSetAreaPercentageVideo().append(prompt(name, 2), 1.0, 1.0, 0.5, 0.0, 0.0, 0.5, 1.0)
-        edit = concept(area, threshold=0.0)
-    where = changed(model, name, edit)
-    assert where[:, 1].float().mean() > 0.9 and not where[:, 0].any()
-
-
-@pytest.mark.parametrize("name", VIDEOS)
-def test_areas_in_time_of_the_prompts_are_those_of_the_concepts(model, name):
-    """A concept with the negative prompt's text is no edit, whatever areas the positive one has."""
-    (area,) = ConditioningSetAreaPercentageVideo().append(prompt(name, 6), 1.0, 1.0, 0.5, 0.0, 0.0, 0.5, 1.0)
-    positive = [*prompt(name, 0), *area]
-    plain = run(model, name, positive)
-    same = run(with_sega(model, concept(prompt(name, 1, tokens=7), threshold=0.0)), name, positive)
-    other = run(with_sega(model, concept(prompt(name, 2), threshold=0.0)), name, positive)
-    assert (same - plain).abs().max() < 1e-3 * (other - plain).abs().max()
-
-
-@pytest.mark.parametrize("name", [SOUND])
-def test_a_mask_is_one_for_the_picture_and_leaves_the_sound(model, name):
-    edit = concept(prompt(name, 2), mask=torch.zeros(1, 8, 8), threshold=0.0)
-    video, sound = changed(model, name, edit).split([128 * 2 * 5 * 3, 8 * 7 * 16], dim=-1)
-    assert not video.any() and sound.float().mean() > 0.9
 
 
 @pytest.mark.parametrize("cfg", [4.0, 1.0])
