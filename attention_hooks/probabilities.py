@@ -77,7 +77,7 @@ class Attention(NamedTuple):
         heads, kv_heads = self.q.shape[1], self.k.shape[1]
         scale = self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
         k = widen(self.k).mT  # [B, kv_heads, d, K]
-        block = max(1, memory_budget(k.device) // (4 * self.q.shape[0] * heads * k.shape[-1]))
+        block = max(1, memory_budget(k.device) // (4 * self.q.shape[0] * heads * max(k.shape[-1], 1)))
         for start in range(0, self.q.shape[2], block):
             queries = slice(start, start + block)
             part = widen(self.q[:, :, queries]) * scale

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from semantic_guidance.attention_hooks import probabilities
 from semantic_guidance.attention_hooks.families import layers_at, model_family, model_layers
 from semantic_guidance.attention_hooks.layouts import Layer
-from semantic_guidance.attention_hooks.probabilities import Attention, SelfAttention, fold_repeats
+from semantic_guidance.attention_hooks.probabilities import Attention, SelfAttention, attention_of, fold_repeats
 
 HEADS, WIDTH = 3, 8
 
@@ -54,6 +54,103 @@ def test_half_precision_queries_are_read_in_float32(dtype):
     half = Attention(seen.q.to(dtype), seen.k.to(dtype))
     assert half.probabilities().dtype == torch.float32
     torch.testing.assert_close(half.probabilities(), explicit(half), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [HEADS, 1])
+@pytest.mark.parametrize("given", [
+    {}, {"scale": 0.7}, {"mask": (20, 20)}, {"mask": (2, 1, 20)}, {"mask": (1, 1, 20, 20), "scale": 0.3},
+    {"mask": (2, HEADS, 20, 20)}, {"mask": (20, 20), "bool": True}, {"mask": (2, 1, 1, 20), "bool": True},
+])
+@pytest.mark.parametrize("reshaped", [True, False])
+def test_calls_of_attention_are_read_as_pytorch_reads_them(heads, given, reshaped):
+    """Shared keys, masks of every shape, scales: against PyTorch's attention to values that tell the probabilities."""
+    seen = queries_and_keys()
+    k = seen.k[:, :heads]
+    options = {name: value for name, value in given.items() if name == "scale"} | {"enable_gqa": heads < HEADS}
+    mask = None
+    if "mask" in given:
+        mask = torch.randn(given["mask"], generator=torch.Generator().manual_seed(1))
+        mask = mask > -0.5 if "bool" in given else 3 * mask
+    of_heads = mask[:, None] if mask is not None and mask.ndim == 3 else mask
+    values = torch.eye(20).expand(2, heads, 20, 20)
+    expected = torch.nn.functional.scaled_dot_product_attention(seen.q, k, values, of_heads, **options).mean(1)
+    q = seen.q
+    if not reshaped:
+        q, k = (tensor.transpose(1, 2).flatten(2) for tensor in (q, k))
+    found = attention_of(q, k, HEADS, (mask, None, reshaped), options)
+    torch.testing.assert_close(found.probabilities(), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        attention_of(q, k, HEADS, (), {**options, "mask": mask, "skip_reshape": reshaped}).probabilities(), expected,
+        atol=1e-6, rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("budget", [2000, 2**30])
+def test_a_block_is_renormalised(monkeypatch, budget):
+    limit(monkeypatch, budget)
+    seen = queries_and_keys()._replace(mask=torch.randn(2, 1, 20, 20))
+    part = explicit(seen)[:, 3:9]
+    found = seen.block(slice(3, 9), slice(4, 15)).probabilities()
+    single = seen._replace(q=seen.q[:, :1], k=seen.k[:, :1])
+    expected = explicit(single)[:, 3:9, 4:15]
+    torch.testing.assert_close(
+        single.block(slice(3, 9), slice(4, 15)).probabilities(), expected / expected.sum(-1, keepdim=True)
+    )
+    assert found.shape == (2, 6, 11)
+    torch.testing.assert_close(found.sum(-1), torch.ones(2, 6))
+    torch.testing.assert_close(seen.block(slice(3, 9), slice(None)).probabilities(), part, atol=1e-6, rtol=1e-5)
+
+
+def test_keys_that_a_mask_hides_altogether_give_numbers():
+    seen = queries_and_keys()._replace(mask=torch.full((1, 1, 1, 20), -torch.inf))
+    assert seen.probabilities().isfinite().all()
+
+
+def in_cells(values: torch.Tensor, grid: tuple[int, int, int], mean: bool) -> torch.Tensor:
+    """Means or sums over cells of 2 x 2 within frames, cell by cell. [frames * h * w, ...] -> [cells, ...]."""
+    frames, height, width = grid
+    pictures = values.unflatten(0, grid)
+    cells = [
+        pictures[frame, row : row + 2, column : column + 2].flatten(0, 1)
+        for frame in range(frames) for row in range(0, height, 2) for column in range(0, width, 2)
+    ]
+    return torch.stack([cell.mean(0) if mean else cell.sum(0) for cell in cells])
+
+
+@pytest.mark.parametrize("budget", [1500, 2**30])
+@pytest.mark.parametrize("grid", [(1, 4, 6), (3, 5, 3), (2, 1, 7)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_pooled_queries_and_keys(monkeypatch, budget, grid, masked):
+    limit(monkeypatch, budget)
+    frames, height, width = grid
+    positions = frames * height * width
+    seen = queries_and_keys(positions, positions)
+    if masked:
+        seen = seen._replace(mask=torch.randn(2, 1, 1, positions))
+    q, k = seen.q.double(), seen.k.double()
+    expected, text = [], []
+    for image in range(2):
+        maps, texts = [], []
+        for head in range(HEADS):
+            queries = in_cells(q[image, head], grid, mean=True)
+            scores = queries @ k[image, head].mT / WIDTH**0.5
+            scores = scores + (seen.mask[image, 0].double() if masked else 0)
+            cells = len(queries) // frames
+            whole = scores.new_zeros(len(queries), len(queries))
+            for frame in range(frames):
+                own, keys = (slice(frame * n // frames, (frame + 1) * n // frames) for n in (len(queries), positions))
+                probability = scores[own, keys].softmax(-1)
+                whole[own, own] = in_cells(probability.mT, (1, height, width), mean=False).mT
+            assert whole.shape == (frames * cells, frames * cells)
+            maps.append(whole)
+            texts.append(scores[:, :5].softmax(-1))
+        expected.append(sum(maps) / HEADS)
+        text.append(sum(texts) / HEADS)
+    product = torch.rand(2, len(expected[0]), 4, generator=torch.Generator().manual_seed(2))
+    found = SelfAttention(seen, grid, pool=True) @ product
+    torch.testing.assert_close(found.double(), torch.stack(expected) @ product.double(), atol=1e-5, rtol=0)
+    words = seen.block(slice(None), slice(0, 5)).pooled(grid, keys=False).probabilities()
+    torch.testing.assert_close(words.double(), torch.stack(text), atol=1e-5, rtol=0)
 
 
 class LargestTensor(TorchDispatchMode):

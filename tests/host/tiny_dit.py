@@ -193,6 +193,11 @@ MODELS: dict[str, Tiny] = {
         image_model="pixeldit_t2i", num_groups=2, hidden_size=64, pixel_hidden_size=4, pixel_attn_hidden_size=32,
         pixel_num_groups=2, patch_depth=3, pixel_depth=1, patch_size=4, txt_embed_dim=WIDTH, txt_max_length=16,
     ), (3, 20, 12), _none),
+    "pid": Tiny("PiD", dict(
+        image_model="pid", num_groups=2, hidden_size=64, pixel_hidden_size=4, pixel_attn_hidden_size=32,
+        pixel_num_groups=2, patch_depth=3, pixel_depth=1, patch_size=4, txt_embed_dim=WIDTH, txt_max_length=16,
+        lq_hidden_dim=8, lq_num_res_blocks=1, sr_scale=4, latent_spatial_down_factor=2, rope_ref_h=64, rope_ref_w=64,
+    ), (3, 20, 12), lambda seed: {"lq_latent": noise(9, 1, 16, 3, 2), "degrade_sigma": torch.tensor([0.1])}),
     "hidream": Tiny("HiDream", dict(
         image_model="hidream", patch_size=2, in_channels=16, out_channels=16, num_layers=2, num_single_layers=2,
         attention_head_dim=32, num_attention_heads=2, caption_channels=[WIDTH, WIDTH], text_emb_dim=POOLED,
@@ -212,6 +217,15 @@ MODELS: dict[str, Tiny] = {
         "clip_vision_output": _Vision(8, 257, 1280), "concat_latent_image": noise(9, 1, 16, 2, 10, 6)
     }),
     "wan_vace": Tiny("WAN21_Vace", dict(_WAN, model_type="vace", vace_layers=1, vace_in_dim=96), _VIDEO, _none),
+    "wan_ref": Tiny("WAN21_T2V", dict(_WAN, in_dim_ref_conv=16), _VIDEO, _reference(16, 1, 10, 6)),
+    "wan_context": Tiny("WAN21_T2V", _WAN, _VIDEO, lambda seed: {
+        "context_latents": [noise(8, 1, 16, 2, 10, 6), noise(9, 1, 16, 1, 4, 4)],
+        "time_dim_concat": noise(7, 1, 16, 1, 10, 6),
+    }),
+    "wan_humo": Tiny("WAN21_HuMo", dict(_WAN, model_type="humo"), _VIDEO, _reference(16, 1, 10, 6)),
+    "wan_scail": Tiny("WAN21_SCAIL", dict(_WAN, model_type="scail", in_dim=20), _VIDEO, lambda seed: {
+        "reference_latents": [noise(9, 1, 16, 1, 10, 6)], "pose_video_latent": noise(8, 1, 16, 2, 6, 4)
+    }),
     "wan22": Tiny("WAN22_T2V", dict(_WAN, in_dim=48, out_dim=48), (48, 2, 10, 6), _none),
     "cosmos1": Tiny("CosmosT2V", _COSMOS1, _VIDEO, _none),
     "cosmos2": Tiny("CosmosT2IPredict2", _COSMOS2, _VIDEO, _none),
@@ -265,7 +279,7 @@ def model(name: str, dtype: torch.dtype = torch.float32):
 
 def prompt(name: str, seed: int = 0, tokens: int | None = None, **values) -> list:
     """A conditioning of random text embeddings, and what else this model takes from its text encoders."""
-    tiny, tokens = MODELS[name], tokens or TOKENS
+    tiny, tokens = MODELS[name], TOKENS if tokens is None else tokens
     mask = {"attention_mask": torch.ones(1, tokens, dtype=torch.long)} if name in MASKED else {}
     return [[noise(seed, 1, tokens, tiny.width), {**tiny.extra(seed), **mask, **values}]]
 
