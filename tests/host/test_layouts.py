@@ -260,7 +260,7 @@ def test_a_latent_of_odd_size(name):
 
 def chosen(name: str, layers: int) -> list[int]:
     (family,) = [family for family in FAMILIES if family.name == name]
-    downsample, read = layers_at(family, [Layer(("block", number), 0, 2) for number in range(layers)], None)
+    downsample, read = layers_at(family, [Layer(("block", number), 0, 2) for number in range(layers)], None, "test")
     assert downsample == 2
     return [layer.block[1] for layer in read]
 
@@ -279,5 +279,5 @@ def test_layers_that_are_read_by_default():
 
 def test_a_transformer_has_one_grid():
     model = tiny_dit.model("flux")
-    with pytest.raises(ValueError, match=r"all attention of Flux is at 1/2 of the latent's size.*Choose auto"):
-        layers_at(model_family(model, "test"), model_layers(model, "test"), 4)
+    with pytest.raises(ValueError, match=r"^test: all attention of Flux is at 1/2 of the latent's size.*Choose auto"):
+        layers_at(model_family(model, "test"), model_layers(model, "test"), 4, "test")
