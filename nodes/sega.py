@@ -28,8 +28,8 @@ class SemanticGuidanceConcept(io.ComfyNode):
             node_id="SemanticGuidanceConcept",
             display_name="SEGA Concept",
             category=CATEGORY,
-            description='One edit for SEGA: a concept to add to the picture or to remove from it, such as "smiling" or '
-            '"glasses". Several are chained through previous.',
+            description="One edit for SEGA: a concept that the picture moves towards or away from, such as "
+            '"a blue balloon" or "glasses". Several are chained through previous.',
             search_aliases=["sega", "semantic guidance", "concept slider", "edit concept", "ledits"],
             inputs=[
                 io.Conditioning.Input(
@@ -39,7 +39,8 @@ class SemanticGuidanceConcept(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "direction", options=DIRECTIONS, default="add",
-                    tooltip="Whether the picture moves towards the concept or away from it.",
+                    tooltip="Whether the picture moves towards the concept or away from it. This changes or removes "
+                    "what is there; it rarely adds a second subject.",
                 ),
                 io.Float.Input(
                     "edit_guidance_scale", default=5.0, min=0.0, max=100.0, step=0.5, round=0.001,
@@ -70,7 +71,8 @@ class SemanticGuidanceConcept(io.ComfyNode):
                 io.String.Input("confine_to", default="", advanced=True, tooltip=CONFINE_TOOLTIP),
                 io.Mask.Input(
                     "mask", optional=True,
-                    tooltip="Confines the edit: it acts fully where the mask is 1, and not at all where it is 0.",
+                    tooltip="Confines the edit: it acts fully where the mask is 1, and not at all where it is 0. In a "
+                    "video, a batch of masks is spread over the frames.",
                 ),
                 Concepts.Input("previous", optional=True, tooltip="Concepts to which this one is added."),
             ],
@@ -98,13 +100,15 @@ class SemanticGuidanceSEGA(io.ComfyNode):
             node_id="SemanticGuidanceSEGA",
             display_name="SEGA (Concept Editing)",
             category=CATEGORY,
-            description="Adds concepts to a picture or removes them while it is sampled, and leaves the rest of it "
-            "much as it is with the same seed. Each concept is one more prompt that the model evaluates in every step.",
+            description="Changes one thing in a picture or video while it is sampled, such as a colour, or takes it "
+            "away, and leaves the rest much as it is with the same seed. Another subject is better written into the "
+            "prompt. Each concept is one more prompt that the model evaluates in every step.",
             search_aliases=["sega", "semantic guidance", "concept editing", "stable artist", "ledits", "slider"],
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="Any model that uses a negative prompt. confine_to needs SD 1.x, SD 2.x or SDXL.",
+                    tooltip="Any model, for pictures or video. confine_to needs one whose attention can be read: see "
+                    "the table of models in the documentation.",
                 ),
                 Concepts.Input("concepts", tooltip="The edits, from SEGA Concept."),
                 io.Float.Input(
