@@ -1,0 +1,175 @@
+"""Cost of S-CFG and Word Mask on transformers: `python -m bench_transformers` in tests/, with ComfyUI's Python.
+
+Random weights in the host's own classes at the widths, heads and sizes of the real models, reduced in depth to one
+block, which is watched. The cost of that block, without and with watching, gives the whole model's: all its blocks cost
+the same, and only some are watched. What is not in a block (embedding, output, sums over regions) counts with each.
+Time is CPU time, the median over the rounds; memory is the peak of what torch holds beyond the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from paths import use_host
+
+use_host()
+
+from comfy.cli_args import args as host_arguments  # noqa: E402
+
+host_arguments.use_pytorch_cross_attention = True  # what the host takes on most GPUs
+
+import comfy.model_patcher  # noqa: E402
+import comfy.sample  # noqa: E402
+import comfy.supported_models  # noqa: E402
+import torch  # noqa: E402
+
+from semantic_guidance.attention_hooks.families import model_family  # noqa: E402
+from semantic_guidance.sampling.scfg.run import Settings, patch_scfg  # noqa: E402
+from semantic_guidance.sampling.word_mask import word_maps  # noqa: E402
+from semantic_guidance.words.prompt import CONDITIONING_KEY, PromptWords, Word  # noqa: E402
+
+CPU = torch.device("cpu")
+WORDS = PromptWords(tuple(Word(f"word {n}", (n,)) for n in range(1, 13)), 0)
+
+
+class Topology(NamedTuple):
+    name: str
+    config: str  # in comfy.supported_models
+    unet: dict[str, Any]  # of one block
+    blocks: int  # of the real model
+    latent: tuple[int, ...]  # without the batch
+    text: tuple[int, int]  # tokens, width
+
+
+JOINT = Topology(
+    "SD 3.5 medium, 1024x1024 pixels: 4,096 positions", "SD3",
+    dict(
+        input_size=None, patch_size=2, in_channels=16, depth=24, num_blocks=1, pos_embed_max_size=384,
+        num_patches=384**2, adm_in_channels=2048, qk_norm="rms", pos_embed_scaling_factor=None,
+        x_block_self_attn_layers=[0],
+        context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536}},
+    ),
+    24, (16, 128, 128), (154, 4096),
+)
+VIDEO = Topology(
+    "Wan 1.3B, 832x480 pixels, 81 frames: 32,760 positions", "WAN21_T2V",
+    dict(
+        image_model="wan2.1", model_type="t2v", patch_size=(1, 2, 2), in_dim=16, out_dim=16, dim=1536, ffn_dim=8960,
+        freq_dim=256, text_dim=4096, num_heads=12, num_layers=1,
+    ),
+    30, (16, 21, 60, 104), (512, 4096),
+)
+
+
+def build(topology: Topology) -> comfy.model_patcher.ModelPatcher:
+    config = getattr(comfy.supported_models, topology.config)(dict(topology.unet, dtype=torch.float32))
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "", CPU)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
+            else:
+                parameter.fill_(0.1)
+    return comfy.model_patcher.ModelPatcher(model.eval(), CPU, CPU)
+
+
+def prompt(topology: Topology, seed: int) -> list:
+    tokens, width = topology.text
+    text = torch.randn((1, tokens, width), generator=torch.Generator().manual_seed(seed))
+    text[..., 2048:] = 0 if topology is JOINT else text[..., 2048:]  # as CLIP's columns are
+    return [[text, {"pooled_output": torch.zeros(1, 2048), CONDITIONING_KEY: WORDS._replace(length=tokens)}]]
+
+
+def sampler(model, topology: Topology) -> Callable[[], None]:
+    """A function that samples one step."""
+    latent = torch.zeros((1, *topology.latent))
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(2))
+
+    def run() -> None:
+        with torch.inference_mode():
+            comfy.sample.sample(
+                model, noise, 1, 5.0, "euler", "simple", prompt(topology, 0), prompt(topology, 1), latent,
+                disable_pbar=True, seed=1,
+            )
+
+    return run
+
+
+def one_call(model, topology: Topology) -> Callable[[], None]:
+    """A function that evaluates the positive prompt alone."""
+    latent = torch.zeros((1, *topology.latent))
+
+    def run() -> None:
+        with torch.inference_mode():
+            comfy.sample.sample(
+                model, latent + 1, 1, 1.0, "euler", "simple", prompt(topology, 0), prompt(topology, 1), latent,
+                disable_pbar=True, seed=1,
+            )
+
+    return run
+
+
+def look(model, topology: Topology) -> Callable[[], None]:
+    def run() -> None:
+        with torch.inference_mode():
+            latent = {"samples": torch.ones((1, *topology.latent))}
+            word_maps(model, prompt(topology, 0), latent, ["word 3"], 0.2, "power series")
+
+    return run
+
+
+def cpu_seconds(run: Callable[[], None]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def peak_bytes(run: Callable[[], None]) -> int:
+    """The most that torch held at once during `run`, beyond what it held before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def compare(title: str, topology: Topology, read: int, plain, watched, rounds: int) -> None:
+    extra = (peak_bytes(watched) - peak_bytes(plain)) / 2**20  # these also warm up
+    times = [(cpu_seconds(plain), cpu_seconds(watched)) for _ in range(rounds)]
+    alone = statistics.median(before for before, _ in times)
+    added = statistics.median(after - before for before, after in times)
+    ratio = 1 + read * added / (topology.blocks * alone)
+    print(
+        f"{title}: {ratio:.4f} x with {read} of {topology.blocks} blocks watched; one block {alone:.1f} s, watching it "
+        f"{added:+.2f} s, memory {extra:+.1f} MB", flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["joint", "video"])
+    arguments = parser.parse_args()
+    rows = {"joint": JOINT, "video": VIDEO}
+    for topology in (rows.values() if arguments.only is None else [rows[arguments.only]]):
+        model = build(topology)
+        read = model_family(model, "bench").read
+        print(topology.name, flush=True)
+        guided = patch_scfg(model, Settings())[0]
+        compare("  S-CFG / plain CFG", topology, read, sampler(model, topology), sampler(guided, topology),
+                arguments.rounds)
+        compare("  Word Mask / one model call", topology, read, one_call(model, topology), look(model, topology),
+                arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
