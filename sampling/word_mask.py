@@ -114,7 +114,7 @@ def word_maps(
     downsample, chosen = layers_at(family, model_layers(model, NODE), downsample, NODE)
     check_phrases(conditioning, phrases, NODE)
 
-    model = without_runs(model)
+    model = _without_reference(without_runs(model))
     run = _WordRun(family, Capture(NODE, family, chosen, downsample, completion), phrases)
     add_run(model, lambda guider, sigmas: run)
     guider = _OneCall(model)
@@ -125,6 +125,15 @@ def word_maps(
     sigmas = torch.tensor([noise_sigma(model, noise_level), 0.0])
     guider.sample(noise, samples, KSAMPLER(_one_call), sigmas, latent.get("noise_mask"), disable_pbar=True, seed=seed)
     return run.maps
+
+
+def _without_reference(model: ModelPatcher) -> ModelPatcher:
+    """A clone that no longer attends to the pictures of Reference Only nodes, which come with batches of their own."""
+    model = model.clone()
+    patches = model.model_options["transformer_options"].get("patches", {})
+    for name, functions in patches.items():
+        patches[name] = [f for f in functions if not getattr(f, "__qualname__", "").startswith("ReferenceOnly")]
+    return model
 
 
 def noise_sigma(model: ModelPatcher, noise_level: float) -> float:

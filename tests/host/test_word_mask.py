@@ -282,6 +282,24 @@ class TestHost:
         assert attention(model, prompt(clip)).isfinite().all()
         assert "Word Mask: another node changes the attention of block output 4" in caplog.text
 
+    def test_reference_only_is_left_out(self, clip):
+        """It attends to pictures that it has put into the batch that it gives to the sampler."""
+        class ReferenceOnlySimple:
+            def patched(self, model):
+                def reference_apply(q, k, v, extra):
+                    k = k.repeat(1, 2, 1)
+                    k[1, q.shape[1] :] = q[0]
+                    return q, k, k
+
+                model.set_model_attn1_patch(reference_apply)
+                return model
+
+        model = ReferenceOnlySimple().patched(tiny.sd15())
+        (function,) = model.model_options["transformer_options"]["patches"]["attn1_patch"]
+        function.__qualname__ = "ReferenceOnlySimple.patched.<locals>.reference_apply"
+        assert torch.equal(attention(model, prompt(clip)), attention(tiny.sd15(), prompt(clip)))
+        assert model.model_options["transformer_options"]["patches"]["attn1_patch"] == [function]
+
     def test_an_unknown_family_is_told(self, clip, model):
         class Other(comfy.model_base.BaseModel):
             pass
