@@ -240,6 +240,29 @@ def test_a_prompt_of_no_words_is_one_region(caplog):
     assert not [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize("name", ["lens", "ideogram4"])
+def test_prompts_of_no_columns(name):
+    """As their text encoders make of an empty prompt: an empty negative is usual, an empty positive one region."""
+    ((text, extra),) = tiny_dit.prompt(name, 1)
+    empty = [[text[:, :0], extra]]
+    model, record = with_regions(tiny_dit.model(name))
+    samples = run(model, name, negative=empty)
+    assert samples.isfinite().all() and not torch.equal(samples, run(tiny_dit.model(name), name, negative=empty))
+    samples = run(model, name, empty, prompt(name))
+    assert [region.text for region in record.of(samples).regions] == [""]
+
+
+@pytest.mark.parametrize("name", ["sd3", "qwen", "wan"])
+def test_prompts_on_two_devices(name):
+    """The host's MultiGPU CFG Split, with two names of the CPU for the devices."""
+    second = tiny_dit.build(tiny_dit.MODELS[name].config, tiny_dit.MODELS[name].unet)
+    second.load_device, second.is_multigpu_base_clone = torch.device("cpu:0"), True
+    model = tiny_dit.model(name).clone()
+    model.set_additional_models("multigpu", [second])
+    split, joint = (first_step(with_scfg(each), name)["denoised"] for each in (model, tiny_dit.model(name)))
+    assert relative(split, joint) < 1e-4
+
+
 @pytest.mark.parametrize("name", ["flux", "wan"])
 def test_map_scale_is_for_unets(name):
     with pytest.raises(ValueError, match=r"S-CFG: .*Choose auto"):
