@@ -19,6 +19,7 @@ OPEN_CLIP_WIDTH = 1024  # of the text of SD 2.x; SD 1.x has 768
 
 IN_PLACE = "its blocks change the picture's values in place, which a gradient does not survive"
 KERNEL = "its attention goes through a kernel that has no gradient"
+UNPROVEN = "its gradient has not been shown to be right"
 TRAINING = "outside of training the host computes it with operations that have no gradient"
 
 # The part of a model's layers that tells words apart, as far as it is known:
@@ -134,7 +135,8 @@ FAMILIES: tuple[Family, ...] = (
         latents("reference_latent"), image, latents("time_dim_concat"), latents("pose_latents"))),
     _cosmos("Cosmos Predict 2", ("CosmosPredict2",), gradient=KERNEL),
     _cosmos("Anima", ("Anima",), token_ids="t5xxl_ids", gradient=KERNEL),
-    _cosmos("Cosmos 1", ("CosmosVideo",), layers=stacks(_edges_of_cosmos, True, block="blocks"), keyed=False),
+    _cosmos("Cosmos 1", ("CosmosVideo",), layers=stacks(_edges_of_cosmos, True, block="blocks"), keyed=False,
+            gradient=UNPROVEN),
     Family("LTX-Video", ("LTXV",), "cross", stacks(_one, True, block="transformer_blocks"), window=CROSS,
            keyed=False, gradient=IN_PLACE),
     Family("Kandinsky 5", ("Kandinsky5", "Kandinsky5Image"), "cross",

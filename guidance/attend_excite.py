@@ -3,7 +3,7 @@
 Chefer et al., "Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion Models",
 SIGGRAPH 2023, https://arxiv.org/abs/2301.13826. Softmax of 100 times the attention, the blur, step sizes and
 refinement follow the authors' code. The paper moves a variance-preserving latent z; k-diffusion samplers hold
-x = z sqrt(1 + sigma^2).
+x = z sqrt(variance), which is 1 + sigma^2 there, and (1 - sigma)^2 + sigma^2 for models of straight flow.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class Excited:
     sizes: Tensor  # [evaluations, B] length of the move after each, relative to the latent's norm
 
 
-def score_columns(eots: Sequence[int], *, until_eot: bool) -> list[int]:
+def score_columns(eots: Sequence[int], *, until_eot: bool, size: int = CHUNK) -> list[int]:
     """The token columns that compete for attention, over all chunks of a prompt.
 
-    eots: index of the first end token in each chunk of 77. until_eot: for text encoders whose end token draws
-    attention (SD 2), columns 1 to EOT - 1; otherwise (SD 1) 1 to 75, all but the start and the last token.
+    eots: index of the first end token in each chunk of `size` tokens. until_eot: for text encoders whose end token
+    draws attention (SD 2), columns 1 to EOT - 1; otherwise (SD 1) 1 to 75, all but the start and the last token.
     """
-    ends = eots if until_eot else [CHUNK - 1] * len(eots)
-    return [chunk * CHUNK + token for chunk, end in enumerate(ends) for token in range(1, end)]
+    ends = eots if until_eot else [size - 1] * len(eots)
+    return [chunk * size + token for chunk, end in enumerate(ends) for token in range(1, end)]
 
 
 def subject_score(attention: Tensor, columns: Sequence[int], subject: Sequence[int]) -> Tensor:
@@ -86,16 +86,16 @@ def subject_maps(
 ) -> Tensor:
     """The smoothed score of each subject at every position.
 
-    attention: [B, h, w, tokens]; where: [B or 1, h, w], 1 where the prompt acts and 0 elsewhere.
-    Returns [B, subjects, h, w].
+    attention: [B, ..., h, w, tokens]; where: [B or 1, ..., h, w], 1 where the prompt acts and 0 elsewhere.
+    Returns [B, subjects, ..., h, w]; axes before h and w are frames of a clip.
     """
     scores = torch.stack([subject_score(attention, columns, subject) for subject in subjects], dim=1)
     return smooth(scores if where is None else scores * where[:, None])
 
 
 def subject_peaks(attention: Tensor, columns: Sequence[int], subjects: Sequence[Sequence[int]]) -> Tensor:
-    """The highest smoothed score m_s of each subject. [B, h, w, tokens] -> [B, subjects]"""
-    return subject_maps(attention, columns, subjects).amax((-2, -1))
+    """The highest smoothed score m_s of each subject. [B, ..., h, w, tokens] -> [B, subjects]"""
+    return subject_maps(attention, columns, subjects).flatten(2).amax(-1)
 
 
 def losses(peaks: Tensor) -> Tensor:
@@ -127,17 +127,17 @@ def _nearest(step: float) -> int:
 
 
 def latent_move(
-    x: Tensor, gradient: Tensor, alpha: float, sigma: float, limit: float
+    x: Tensor, gradient: Tensor, alpha: float, variance: float, limit: float
 ) -> tuple[Tensor, Tensor]:
     """What to add to x, and its length relative to the norm of x.
 
     x, gradient of each image's loss by x: [B, ...]. Returns ([B, ...], [B]).
 
-    z - alpha dL/dz is x - alpha (1 + sigma^2) dL/dx. A step size of 20 was chosen for latents of 4x64x64; the
+    z - alpha dL/dz is x - alpha variance dL/dx. A step size of 20 was chosen for latents of 4x64x64; the
     limit keeps others from being thrown off their noise level. The losses that the authors printed fall by at
     most 0.88 from one step to the next, which to first order takes a move of 3 % of the norm.
     """
-    move = -alpha * (1 + sigma**2) * gradient
+    move = -alpha * variance * gradient
     norm, length = x.flatten(1).norm(dim=1), move.flatten(1).norm(dim=1)
     tiny = torch.finfo(x.dtype).tiny
     shrink = (limit * norm / length.clamp_min(tiny)).clamp(max=1)
@@ -146,20 +146,20 @@ def latent_move(
 
 def excite(
     x: Tensor,
-    sigma: float,
+    variance: float,
     step: Step,
     settings: Excitation,
     evaluate: Callable[[Tensor], tuple[Tensor, Tensor]],
 ) -> Excited:
     """One step of the paper's Algorithm 1, for every image of the batch on its own.
 
-    x: [B, ...]; evaluate(x) -> (peaks [B, subjects], gradient of `losses(peaks).sum()` by x [B, ...]).
+    x = z sqrt(variance): [B, ...]; evaluate(x) -> (peaks [B, subjects], gradient of `losses(peaks).sum()` by x).
 
     As in the authors' code a refinement ends one move after the loss was seen to meet the target.
     """
 
     def moved(images: Tensor) -> tuple[Tensor, Tensor]:
-        delta, size = latent_move(x, gradient, step.alpha, sigma, settings.limit)
+        delta, size = latent_move(x, gradient, step.alpha, variance, settings.limit)
         return torch.where(_per_image(images, x), x + delta, x), torch.where(images, size, 0)
 
     peaks, gradient = evaluate(x)

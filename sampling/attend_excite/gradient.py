@@ -22,11 +22,12 @@ from ...attention_hooks.probabilities import fold_repeats
 from ..conds import ActiveCond
 from ..run import EXTRA_PASS, PREFIX, uncompiled
 from .frozen_layers import InferenceTensorsAsNormal, differentiable
-from .neighbours import refusal, with_copies, without_caches
-from .subjects import Maps, Subjects
+from .neighbours import columns_per_token, refusal, with_copies, without_caches
+from .subjects import Maps, Subjects, SubjectTokens
 
 log = logging.getLogger(__name__)
 FP16_LOSS_SCALE = 2.0**12
+POOL = 2  # positions of a transformer, along either side, that are seen as one
 
 
 class _Enough(Exception):
@@ -42,13 +43,19 @@ class _Pass:
         self._sums: Maps = {}
         self._layers = 0
 
-    def add(self, seen: Observation, lengths: dict[Any, int]) -> None:
-        """Count one layer."""
-        cross, rows = seen.cross_attention, len(self.x) // len(self.uuids)
+    def add(self, seen: Observation, tokens: dict[Any, SubjectTokens], pool: bool) -> None:
+        """Count one layer. pool: as seen from cells of 2 x 2 positions, each with its mean query."""
+        cross, rows, (frames, *grid) = seen.cross_attention, len(self.x) // len(self.uuids), seen.grid
+        if pool:
+            cross, grid = cross.pooled(seen.grid, keys=False), [-(-length // POOL) for length in grid]
+        grid = grid if self.x.ndim == 4 else [frames, *grid]
         self._layers += 1
         for chunk, uuid in enumerate(self.uuids):
-            attention = cross.select(slice(chunk * rows, (chunk + 1) * rows)).probabilities()
-            attention = fold_repeats(attention, lengths[uuid]).unflatten(1, seen.grid[1:])
+            own = cross.select(slice(chunk * rows, (chunk + 1) * rows))
+            length, compared, *_ = tokens[uuid]
+            if compared < length:  # as if there were no others
+                own, length = own.block(slice(None), slice(0, compared)), compared
+            attention = fold_repeats(own.probabilities(), length).unflatten(1, grid)
             self._sums[uuid] = self._sums[uuid] + attention if uuid in self._sums else attention
 
     def maps(self) -> Maps:
@@ -128,6 +135,7 @@ class AttentionGradient:
                 call = _Pass(part.clone().requires_grad_(), uuids)
                 calls.append(call)
                 described = Call.of(part, c_crossattn, kwargs)
+                described = described._replace(text=described.text // columns_per_token(model_options))
                 options = self._watch(with_copies(transformer_options), described, call, subjects)
                 if control is not None:
                     options = _with_copied_skips(options)
@@ -159,13 +167,11 @@ class AttentionGradient:
         return total
 
     def _watch(self, options: dict[str, Any], described: Call, call: _Pass, subjects: Subjects) -> dict[str, Any]:
-        if subjects.paired:
-            described = described._replace(text=described.text // 2)
         layers = visible_layers(options, self._layers)
         waiting = set(layers)
 
         def observer(observation: Observation) -> None:
-            call.add(observation, subjects.lengths)
+            call.add(observation, subjects.tokens, pool=self._family.kind != "unet")
             waiting.discard(observation.layer)
             if not waiting:
                 raise _Enough

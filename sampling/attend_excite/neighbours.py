@@ -40,6 +40,11 @@ def _is_foreign(module: str) -> bool:
     return not ours and module.split(".")[0] not in HOST
 
 
+def columns_per_token(model_options: dict[str, Any]) -> int:
+    """How many columns of a conditioning make one text token of attention."""
+    return 2 if model_options.get(NEGPIP) else 1
+
+
 def without_caches(model_options: dict[str, Any]) -> None:
     """Take out of a copy of a run's options what would spare a call of the model, or count it among the sampler's."""
     options = model_options["transformer_options"]

@@ -11,7 +11,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.utils import ProgressBar
 from torch import Tensor
 
-from ...attention_hooks.families import Family, layers_at, model_family, model_layers
+from ...attention_hooks.families import FAMILIES, Family, layers_at, model_family, model_layers
 from ...attention_hooks.layouts import Layer
 from ...guidance.attend_excite import Excitation, Excited, Step, excite, schedule
 from ...words.phrases import check_phrases
@@ -20,10 +20,10 @@ from ..percent import percent_at
 from ..record import fingerprint
 from ..run import PREFIX, Evaluation, Run, add_run, current_run
 from .frozen_layers import check_differentiable
-from .gradient import AttentionGradient
-from .neighbours import NEGPIP
+from .gradient import POOL, AttentionGradient
+from .neighbours import columns_per_token
 from .step_latent import StepLatent, follow_steps
-from .subjects import Subjects
+from .subjects import Subjects, SubjectTokens, subject_tokens
 from .trace import AttentionRecord, Trace, TraceStep
 
 if TYPE_CHECKING:
@@ -63,11 +63,13 @@ class AttendExciteRun(Run):
         self.latent: StepLatent | None = None
         self.gradient: AttentionGradient | None = None
         self.steps: list[TraceStep] = []
+        self.tokens: dict[Any, SubjectTokens | None] = {}  # of the conds, by uuid
 
     def follow(self, guider: CFGGuider, latent_image: Tensor, sampler: Sampler) -> Sampler:
         """The sampler for this run of the guider: one that shows this run its latent, if any step is to move it."""
         model_sampling = guider.model_patcher.get_model_object("model_sampling")
         self.plan = plan_steps(self.settings.excitation, model_sampling, self.sigmas, empty=not latent_image.any())
+        self.variances = variances(model_sampling, self.sigmas)
         return follow_steps(NODE, sampler, self.plan, self.see) if self.plan else sampler
 
     def see(self, latent: StepLatent | None) -> None:
@@ -89,10 +91,14 @@ class AttendExciteRun(Run):
             raise ValueError(f"{NODE}: context windows are not supported. Sample all images of the batch at once.")
         evaluation.sigma_value = latent.sigma
         active = active_conds(conds, x, evaluation.cpu_sigma)
-        subjects = Subjects(active, self.settings.words, self.family.until_eot, paired=bool(options.get(NEGPIP)))
+        for item in active:
+            if item.uuid not in self.tokens:
+                per_token = columns_per_token(options)
+                self.tokens[item.uuid] = subject_tokens(item.cond, self.settings.words, self.family, per_token)
+        subjects = Subjects(active, self.tokens, len(self.settings.words))
         if not subjects.active:
             return
-        downsample, layers = layers_for(self.layers, self.settings.downsample, tuple(x.shape[-2:]))
+        downsample, layers = layers_for(self.family, self.layers, self.settings.downsample, tuple(x.shape[-2:]))
         dtype = guider.inner_model.get_dtype_inference()
         self.gradient = gradient_of = self.gradient or AttentionGradient(NODE, self.family, layers, dtype)
         excitation = self.settings.excitation
@@ -108,11 +114,12 @@ class AttendExciteRun(Run):
             gradient = gradient_of(guider.inner_model, subjects, blend(moved), timestep, options)
             return subjects.peaks, gradient if latent.mask is None else latent.mask * gradient
 
-        result = excite(start, latent.sigma, self.plan[latent.step], excitation, evaluate)
+        variance, step = self.variances[latent.step], self.plan[latent.step]
+        result = excite(start, variance, step, excitation, evaluate)
         while not _is_finite(result):
             if not gradient_of.scale_down():
                 raise ValueError(self._not_finite(latent, start))
-            result = excite(start, latent.sigma, self.plan[latent.step], excitation, evaluate)
+            result = excite(start, variance, step, excitation, evaluate)
         x.copy_(blend(result.x))
         latent.x.copy_(result.x)
         peaks = result.peaks.masked_fill(~subjects.present(), torch.nan)
@@ -189,12 +196,26 @@ def plan_steps(excitation: Excitation, model_sampling: Any, sigmas: Tensor, empt
     return dict(enumerate(schedule(excitation, total)[offset : offset + steps]))
 
 
-def layers_for(layers: list[Layer], downsample: int | None, latent: tuple[int, int]) -> tuple[int, list[Layer]]:
-    """The layers whose attention is averaged, and how much coarser than the latent [H, W] their grid is.
+def variances(model_sampling: Any, sigmas: Tensor) -> list[float]:
+    """That of a latent at each sigma of the schedule, made of an image and of noise that both have variance 1."""
+    sigmas = sigmas.double()
+    one, zero = torch.ones_like(sigmas), torch.zeros_like(sigmas)
+    noise, image = model_sampling.noise_scaling(sigmas, one, zero), model_sampling.noise_scaling(sigmas, zero, one)
+    return (noise**2 + image**2).tolist()
+
+
+def layers_for(
+    family: Family, layers: list[Layer], downsample: int | None, latent: tuple[int, int]
+) -> tuple[int, list[Layer]]:
+    """The layers whose attention is averaged, and how much coarser than the latent [H, W] the maps are.
 
     downsample None: the grid whose number of positions is nearest to 16x16. The middle block alone, as it is for SD 1.x
-    at the coarsest grid, is not among the paper's layers and is chosen only where there is nothing else.
+    at the coarsest grid, is not among the paper's layers and is chosen only where there is nothing else. All layers of
+    a transformer have one grid, whose positions are taken together by 2 x 2: 16x16 for a latent of 64x64, as well.
     """
+    if family.kind != "unet":
+        downsample, layers = layers_at(family, layers, downsample, NODE)
+        return POOL * downsample, layers
     outside = [layer for layer in layers if layer.block[0] != "middle"]
     present = sorted({layer.downsample for layer in outside or layers})
     if downsample is None:
@@ -206,12 +227,19 @@ def layers_for(layers: list[Layer], downsample: int | None, latent: tuple[int, i
 def patch_attend_excite(model: ModelPatcher, settings: Settings) -> tuple[ModelPatcher, AttentionRecord]:
     """A clone of `model` that samples with Attend-and-Excite, and the record of what its runs will do.
 
-    Raises ValueError for models without known attention layers or without gradients, and for a grid they lack.
+    Raises ValueError, with the reason, for models whose attention cannot be read or has no gradient, and for a grid
+    that they lack.
     """
     family, layers = model_family(model, NODE), model_layers(model, NODE)
     record = AttentionRecord()
     if not schedule(settings.excitation, 1000):
         return model, record
+    if family.gradient is not None:
+        able = ", ".join(row.name for row in FAMILIES if row.gradient is None)
+        raise ValueError(
+            f"{NODE}: needs gradients, which {family.name} ({type(model.model).__name__}) does not give: "
+            f"{family.gradient}. Use a model of {able}."
+        )
     check_differentiable(model.model, NODE)
     layers_at(family, layers, settings.downsample, NODE)
 

@@ -136,7 +136,7 @@ def test_strength_zero_and_an_empty_range_have_no_steps(off):
 def test_a_move_is_bounded_by_the_norm_of_each_image(shape):
     x, gradient = torch.randn(shape), torch.randn(shape)
     gradient[0] *= 1e-4
-    move, size = latent_move(x, gradient, alpha=2.0, sigma=3.0, limit=0.1)
+    move, size = latent_move(x, gradient, alpha=2.0, variance=10.0, limit=0.1)
     torch.testing.assert_close(move[0], -20 * gradient[0])
     torch.testing.assert_close(size, move.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1))
     assert size[0] < 0.1
@@ -147,7 +147,7 @@ def test_a_move_is_bounded_by_the_norm_of_each_image(shape):
 
 def test_nothing_to_move_gives_zero_even_for_an_empty_latent():
     for x in (torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2)):
-        move, size = latent_move(x, torch.zeros_like(x), alpha=20.0, sigma=14.6, limit=0.1)
+        move, size = latent_move(x, torch.zeros_like(x), alpha=20.0, variance=214.2, limit=0.1)
         assert move.abs().max() == size.item() == 0
 
 
@@ -170,7 +170,7 @@ FREE = Excitation(limit=torch.inf)
 def test_a_step_without_target_moves_once():
     evaluate, seen = quadratic(torch.zeros(1, 1, 4))
     x = torch.full((1, 1, 4), 0.5)
-    result = excite(x, 0.0, Step(0.25, None), FREE, evaluate)
+    result = excite(x, 1.0, Step(0.25, None), FREE, evaluate)
     torch.testing.assert_close(result.x, 0.75 * x)
     assert len(seen) == len(result.sizes) == 1
     torch.testing.assert_close(result.sizes, torch.tensor([[0.25]]))
@@ -179,7 +179,7 @@ def test_a_step_without_target_moves_once():
 
 def test_a_loss_of_exactly_zero_moves_nothing():
     x = torch.ones(1, 1, 4)
-    result = excite(x, 1.0, Step(1.0, 0.0), FREE, lambda x: (torch.ones(1, 1), torch.ones_like(x)))
+    result = excite(x, 2.0, Step(1.0, 0.0), FREE, lambda x: (torch.ones(1, 1), torch.ones_like(x)))
     assert torch.equal(result.x, x)
     assert result.sizes.tolist() == [[0.0]]
 
@@ -187,7 +187,7 @@ def test_a_loss_of_exactly_zero_moves_nothing():
 def test_refinement_makes_one_move_after_meeting_the_target():
     evaluate, seen = quadratic(torch.zeros(1, 1, 1))
     # losses 0.5, 0.125, 0.03125: the second meets the target, the move after it is still made
-    result = excite(torch.ones(1, 1, 1), 0.0, Step(0.5, 0.2), FREE, evaluate)
+    result = excite(torch.ones(1, 1, 1), 1.0, Step(0.5, 0.2), FREE, evaluate)
     assert result.refinements.tolist() == [2]
     torch.testing.assert_close(1 - result.peaks.flatten(), torch.tensor([0.5, 0.125, 0.03125]))
     torch.testing.assert_close(result.x.flatten(), torch.tensor([0.125]))  # three halvings
@@ -195,7 +195,7 @@ def test_refinement_makes_one_move_after_meeting_the_target():
 
 def test_refinement_gives_up_after_the_most_moves():
     evaluate, seen = quadratic(torch.zeros(1, 1, 1))
-    result = excite(torch.ones(1, 1, 1), 0.0, Step(1e-6, 0.2), replace(FREE, max_refinements=7), evaluate)
+    result = excite(torch.ones(1, 1, 1), 1.0, Step(1e-6, 0.2), replace(FREE, max_refinements=7), evaluate)
     assert result.refinements.tolist() == [7]
     assert len(seen) == 8
 
@@ -205,7 +205,7 @@ def test_images_that_need_nothing_keep_their_latent_bit_for_bit():
     evaluate, _ = quadratic(wanted)
     x = wanted.clone()
     x[1] += 0.3
-    result = excite(x, 1.0, Step(0.2, 0.01), Excitation(), evaluate)
+    result = excite(x, 2.0, Step(0.2, 0.01), Excitation(), evaluate)
     assert torch.equal(result.x[[0, 2]], x[[0, 2]])
     assert result.refinements[1] > 0 and result.refinements[[0, 2]].tolist() == [0, 0]
     assert result.sizes[:, [0, 2]].abs().max() == 0 < result.sizes[:, 1].max()
@@ -216,9 +216,9 @@ def test_a_batch_equals_its_images_one_by_one():
     wanted = torch.randn(4, 2, 3, generator=generator)
     x = wanted + 0.5 * torch.randn(4, 2, 3, generator=generator)
     step = Step(0.1, 0.2)
-    batch = excite(x, 0.7, step, Excitation(), quadratic(wanted)[0])
+    batch = excite(x, 1.49, step, Excitation(), quadratic(wanted)[0])
     assert len(set(batch.refinements.tolist())) > 1
     for image in range(4):
-        alone = excite(x[[image]], 0.7, step, Excitation(), quadratic(wanted[[image]])[0])
+        alone = excite(x[[image]], 1.49, step, Excitation(), quadratic(wanted[[image]])[0])
         torch.testing.assert_close(alone.x[0], batch.x[image])
         assert alone.refinements[0] == batch.refinements[image]

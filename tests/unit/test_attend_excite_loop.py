@@ -120,7 +120,7 @@ def sigma_loop(model, z, *, factor=True):
 
         rounds = [0] * len(x)
         if i < len(plan):
-            result = excite(x, sigma if factor else 0.0, plan[i], SETTINGS, evaluate)
+            result = excite(x, 1 + sigma**2 if factor else 1.0, plan[i], SETTINGS, evaluate)
             x, rounds = result.x, result.refinements.tolist()
         refinements.append(rounds)
         cond, uncond = model(x * to_z, t)[0], model(x * to_z, t, prompt=False)[0]
