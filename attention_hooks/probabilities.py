@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ..guidance.precision import widen
 
-BUDGET = {"cpu": 8 * 2**20}  # bytes that a temporary [heads, rows, keys] or a kept [P, P] may take
+BUDGET = {"cpu": 32 * 2**20}  # bytes
 GPU_BUDGET = 64 * 2**20  # fewer, larger blocks, so that a step is not a thousand launches
 FREE_SHARE = 1 / 16  # of the memory that is free, which bounds it
 
 
 def memory_budget(device: torch.device) -> int:
-    """Bytes that a temporary or kept tensor may take on this device."""
+    """Bytes that reading one layer may take on this device: what is kept of it, and temporaries, all together."""
     if device.type in BUDGET:
         return BUDGET[device.type]
     return min(GPU_BUDGET, int(get_free_memory(device) * FREE_SHARE))
@@ -74,21 +74,35 @@ class Attention(NamedTuple):
 
         Blocks are as large as the memory budget allows. With cells, K counts these.
         """
-        heads, kv_heads = self.q.shape[1], self.k.shape[1]
-        scale = self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
-        k = widen(self.k).mT  # [B, kv_heads, d, K]
-        block = max(1, memory_budget(k.device) // (4 * self.q.shape[0] * heads * max(k.shape[-1], 1)))
-        for start in range(0, self.q.shape[2], block):
-            queries = slice(start, start + block)
-            part = widen(self.q[:, :, queries]) * scale
-            scores = (part.unflatten(1, (kv_heads, -1)).flatten(2, 3) @ k).view(*part.shape[:3], -1)
-            if self.mask is not None:
-                mask = self.mask[:, :, queries] if self.mask.shape[-2] > 1 else self.mask
-                scores += widen(mask).clamp_min(torch.finfo(torch.float32).min)  # rows of -inf alone give no NaN
-            rows = scores.softmax(dim=-1).mean(dim=1)
+        batch, heads, queries, width = self.q.shape
+        kv_heads, keys = self.k.shape[1:3]
+        shared = heads // kv_heads
+        scale = width**-0.5 if self.scale is None else self.scale
+        budget = memory_budget(self.k.device)
+        block = max(1, budget // 4 // (4 * batch * heads * max(keys, 1)))  # scores and probabilities are a half of it
+        group = max(1, min(kv_heads, budget // 8 // (4 * batch * max(keys, 1) * width)))  # of keys, widened at once
+        for start in range(0, queries, block):
+            total: Tensor | None = None
+            for first in range(0, kv_heads, group):
+                of_keys = slice(first, first + group)
+                part = self._scores(slice(start, start + block), of_keys, shared, scale).softmax(dim=-1).sum(dim=1)
+                total = part if total is None else total + part
+            rows = total / heads
             if self.cells is not None:
                 rows = _over_cells(rows.unflatten(-1, (-1, *self.cells)).unsqueeze(-1)).flatten(2)
             yield rows
+
+    def _scores(self, queries: slice, kv_heads: slice, shared: int, scale: float) -> Tensor:
+        """[B, heads, p, K] of some queries and of the heads that these heads of the keys serve."""
+        heads = slice(kv_heads.start * shared, kv_heads.stop * shared)
+        q = widen(self.q[:, heads, queries]) * scale
+        k = widen(self.k[:, kv_heads]).mT  # [B, kv_heads, d, K]
+        scores = (q.unflatten(1, (-1, shared)).flatten(2, 3) @ k).view(*q.shape[:3], -1)
+        if self.mask is not None:
+            mask = self.mask[:, :, queries] if self.mask.shape[-2] > 1 else self.mask
+            mask = mask[:, heads] if mask.shape[1] > 1 else mask
+            scores += widen(mask).clamp_min(torch.finfo(torch.float32).min)  # rows of -inf alone give no NaN
+        return scores
 
     def probabilities(self) -> Tensor:
         """The whole head-averaged map, [B, Q, K]."""
@@ -138,7 +152,7 @@ class SelfAttention:
         batch, _, positions, _ = self._frames[0].q.shape
         if self._grid is not None:
             positions = -(-self._grid[1] // 2) * -(-self._grid[2] // 2)
-        fits = 4 * batch * frames * positions**2 <= memory_budget(attention.q.device)
+        fits = 4 * batch * frames * positions**2 <= memory_budget(attention.q.device) // 4
         self._kept = [torch.cat(list(self._rows(frame)), dim=1) for frame in self._frames] if fits else None
 
     def _rows(self, frame: Attention) -> Iterator[Tensor]:

@@ -33,7 +33,7 @@ def explicit(seen: Attention) -> torch.Tensor:
     return (scores if seen.mask is None else scores + seen.mask.double()).softmax(-1).mean(1).float()
 
 
-@pytest.mark.parametrize("budget", [1, 4 * 2 * HEADS * 20 * 7, 2**30])
+@pytest.mark.parametrize("budget", [1, 4 * 4 * 2 * HEADS * 20 * 7, 2**30])
 def test_blocks_of_any_size_give_the_explicit_softmax(monkeypatch, budget):
     limit(monkeypatch, budget)
     seen = queries_and_keys()
@@ -169,13 +169,13 @@ class LargestTensor(TorchDispatchMode):
 
 
 def test_no_temporary_is_larger_than_the_budget(monkeypatch):
-    budget = 2**18
+    budget = 2**20
     limit(monkeypatch, budget)
     seen, maps = queries_and_keys(positions=600, keys=600, batch=1), torch.rand(1, 600, 5)
     assert 4 * 600 * 600 > budget
     with LargestTensor() as largest:
         product = SelfAttention(seen) @ maps
-    assert 0 < largest.bytes <= budget
+    assert 0 < largest.bytes <= budget // 4
     torch.testing.assert_close(product, explicit(seen) @ maps)
 
 
