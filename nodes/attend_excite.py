@@ -36,7 +36,7 @@ class SemanticGuidanceAttendExcite(io.ComfyNode):
                             "attribute binding", "semantic guidance"],
             is_experimental=True,
             inputs=[
-                io.Model.Input("model", tooltip="A model of the SD 1.x, SD 2.x or SDXL family, not quantised."),
+                io.Model.Input("model", tooltip="The model to guide, not quantised. The help says which models work."),
                 io.String.Input(
                     "words", default="",
                     tooltip="The subjects that must not be left out, as words or phrases of the prompt, separated by "

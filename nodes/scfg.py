@@ -29,7 +29,7 @@ class SemanticGuidanceSCFG(io.ComfyNode):
             search_aliases=["s-cfg", "scfg", "semantic-aware guidance", "regional cfg", "cfg per region",
                             "semantic guidance", "spatial inconsistency"],
             inputs=[
-                io.Model.Input("model", tooltip="A model of the SD 1.x, SD 2.x or SDXL family."),
+                io.Model.Input("model", tooltip="The model to guide. The help says which models work."),
                 io.Float.Input(
                     "strength", default=1.0, min=0.0, max=2.0, step=0.05, round=0.001,
                     tooltip="1 is the paper. 0 changes nothing but still records the regions. Above 1 exaggerates.",

@@ -32,7 +32,7 @@ class SemanticGuidanceWordMask(io.ComfyNode):
             search_aliases=["attention map", "cross attention", "daam", "heat map", "mask from text", "token mask",
                             "segment word", "semantic guidance"],
             inputs=[
-                io.Model.Input("model", tooltip="A model of the SD 1.x, SD 2.x or SDXL family."),
+                io.Model.Input("model", tooltip="The model that looks. The help says which models work."),
                 io.Conditioning.Input(
                     "conditioning",
                     tooltip="The prompt that describes the latent. Encode it with Prompt with Words.",

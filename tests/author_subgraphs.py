@@ -32,8 +32,8 @@ class Blueprint(NamedTuple):
 BLUEPRINTS = {
     "semantic_text_to_image": Blueprint(
         "Semantic text to image",
-        "Draws a picture from a prompt with S-CFG, which gives every region of it its own CFG scale. For checkpoints "
-        "of the SD 1.x, SD 2.x and SDXL families; set width and height to what the checkpoint draws.",
+        "Draws a picture from a prompt with S-CFG, which gives every region of it its own CFG scale. Set width "
+        "and height to what the model draws.",
         ["s-cfg", "text to image", "semantic guidance"],
         [["positive", "negative", "latent"], ["scfg", "sampler"], ["image"]],
         {
@@ -56,7 +56,7 @@ BLUEPRINTS = {
     "mask_by_word": Blueprint(
         "Mask by word",
         "Makes a mask for each word from where the model sees it in a picture, and a heat map to look at. The prompt "
-        "says what is in the picture. For checkpoints of the SD 1.x, SD 2.x and SDXL families.",
+        "says what is in the picture.",
         ["mask from text", "segment word", "semantic guidance"],
         [["prompt", "latent"], ["words"]],
         {

@@ -78,7 +78,9 @@ class SD21V(comfy.supported_models.SD20):
 
 
 def sd21(**kwargs):
-    return build(SD21, SD21V, **kwargs)
+    model = build(SD21, SD21V, **kwargs)
+    model.model.model_config.unet_config["context_dim"] = 1024  # by which SD 2.x is told from SD 1.x
+    return model
 
 
 def refiner(**kwargs):
