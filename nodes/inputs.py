@@ -2,6 +2,8 @@
 
 MAP_SCALES = {"auto": None, "1/2": 2, "1/4": 4, "1/8": 8}
 
+ONE_GRID = "Only Stable Diffusion 1 and 2 and SDXL have several grids; for other models use 'auto'."
+
 COMPLETION_TOOLTIP = (
     "How token maps are spread over whole objects with the help of self-attention. 'as released' is what the authors' "
     "code computes, 'power series' what the paper writes, 'none' leaves the maps as they are."

@@ -36,7 +36,8 @@ class SemanticGuidanceRegionPreview(io.ComfyNode):
                 ),
                 io.Image.Input(
                     "image", optional=True,
-                    tooltip="The decoded latent, to draw the regions on. Without it they are drawn on plain grey.",
+                    tooltip="The decoded latent, to draw the regions on. Without it they are drawn on plain grey. Of a "
+                    "clip, all decoded frames.",
                 ),
                 io.Int.Input(
                     "step", default=-1, min=-1, max=10000,
@@ -51,12 +52,14 @@ class SemanticGuidanceRegionPreview(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     display_name="regions",
-                    tooltip="The coloured regions with a legend of words; step by step, and in it image by image.",
+                    tooltip="The coloured regions with a legend of words; step by step, and in it image by image. Each "
+                    "frame of a clip's latent counts as an image. Many pictures are made smaller.",
                 ),
                 io.Mask.Output(
                     display_name="masks",
                     tooltip="A hard mask for each word, in the order of the legend, image by image; of the step shown, "
-                    "or of the last step where all are shown. Together they cover every pixel once.",
+                    "or of the last step where all are shown. Together they cover every pixel once. Each "
+                    "frame of a clip's latent counts as an image.",
                 ),
                 io.Image.Output(
                     display_name="rates",

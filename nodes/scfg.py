@@ -5,14 +5,14 @@ from comfy_api.latest import io
 from ..guidance.attention_maps import COMPLETIONS, Completion
 from ..sampling.scfg.run import Settings, patch_scfg
 from .checks import checked
-from .inputs import COMPLETION_TOOLTIP, MAP_SCALES
+from .inputs import COMPLETION_TOOLTIP, MAP_SCALES, ONE_GRID
 from .sockets import CATEGORY, Regions
 
 WHOLE_IMAGE = "whole image"
 
 MAP_SCALE_TOOLTIP = (
     "The finest attention grid used, as a share of the latent's size; the next coarser one is used as well. 'auto' is "
-    "the paper's 1/4 and 1/8, or the coarsest that the model has."
+    f"the paper's 1/4 and 1/8, or the coarsest that the model has. {ONE_GRID}"
 )
 
 
@@ -54,7 +54,8 @@ class SemanticGuidanceSCFG(io.ComfyNode):
                 io.Combo.Input(
                     "reference", options=["foreground", WHOLE_IMAGE], default="foreground", advanced=True,
                     tooltip="Where guidance is taken as the standard that all regions are brought to: the foreground "
-                    "as the negative prompt sees it (the paper), or the whole image.",
+                    "as the negative prompt sees it (the paper), or the whole image. Only Stable Diffusion and SDXL see "
+                    "a foreground; other models always take the whole image.",
                 ),
                 io.Combo.Input(
                     "map_scale", options=list(MAP_SCALES), default="auto", advanced=True, tooltip=MAP_SCALE_TOOLTIP

@@ -12,7 +12,7 @@ from ..guidance.word_map import contrast, soft_mask
 from ..sampling.word_mask import NODE, WordMap, word_maps
 from ..words.phrases import split_phrases
 from .checks import checked
-from .inputs import COMPLETION_TOOLTIP, MAP_SCALES
+from .inputs import COMPLETION_TOOLTIP, MAP_SCALES, ONE_GRID
 from .pictures import gallery, picture_name, pictures_behind
 from .sockets import CATEGORY
 
@@ -37,7 +37,9 @@ class SemanticGuidanceWordMask(io.ComfyNode):
                     "conditioning",
                     tooltip="The prompt that describes the latent. Encode it with Prompt with Words.",
                 ),
-                io.Latent.Input("latent", tooltip="The picture to look at: a sampled latent, or VAE Encode's."),
+                io.Latent.Input(
+                    "latent", tooltip="The picture to look at: a sampled latent, or VAE Encode's. Clips work as well."
+                ),
                 io.String.Input(
                     "words", default="",
                     tooltip="Words or phrases of the prompt, separated by commas: cat, red balloon. Token numbers "
@@ -66,17 +68,20 @@ class SemanticGuidanceWordMask(io.ComfyNode):
                 io.Combo.Input(
                     "map_scale", options=list(MAP_SCALES), default="auto", advanced=True,
                     tooltip="The finest attention grid used, as a share of the latent's size; the next coarser one is "
-                    "used as well. 'auto' is 1/2, which found words best where the truth is known.",
+                    "used as well. 'auto' is 1/2, which found words best where the truth is known. " + ONE_GRID,
                 ),
                 io.Image.Input(
                     "image", optional=True,
-                    tooltip="The decoded picture. Masks take its size, and heat maps are laid over it.",
+                    tooltip="The decoded picture. Masks take its size, and heat maps are laid over it. Of a clip, all "
+                    "decoded frames.",
                 ),
             ],
             outputs=[
                 io.Mask.Output(
                     display_name="masks",
-                    tooltip="One mask per word: all latents of the batch for the first word, then for the second.",
+                    tooltip="One mask per word: all latents of the batch for the first word, then for the second. A clip "
+                    "has one for each frame of its latent, which the VAE decodes to several frames of video: in Wan the "
+                    "first to 1, each of the others to 4.",
                 ),
                 io.Image.Output(display_name="heat maps", tooltip="One picture per mask, in the same order."),
             ],
