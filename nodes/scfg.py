@@ -54,8 +54,8 @@ class SemanticGuidanceSCFG(io.ComfyNode):
                 io.Combo.Input(
                     "reference", options=["foreground", WHOLE_IMAGE], default="foreground", advanced=True,
                     tooltip="Where guidance is taken as the standard that all regions are brought to: the foreground "
-                    "as the negative prompt sees it (the paper), or the whole image. Only Stable Diffusion and SDXL see "
-                    "a foreground; other models always take the whole image.",
+                    "as the negative prompt sees it (the paper), or the whole image. Only Stable Diffusion and SDXL "
+                    "see a foreground; other models always take the whole image.",
                 ),
                 io.Combo.Input(
                     "map_scale", options=list(MAP_SCALES), default="auto", advanced=True, tooltip=MAP_SCALE_TOOLTIP
