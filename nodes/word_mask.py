@@ -80,8 +80,8 @@ class SemanticGuidanceWordMask(io.ComfyNode):
                 io.Mask.Output(
                     display_name="masks",
                     tooltip="One mask per word: all latents of the batch for the first word, then for the second. A "
-                    "clip has one for each frame of its latent, which the VAE decodes to several frames of video: in Wan "
-                    "the first to 1, each of the others to 4.",
+                    "clip has one for each frame of its latent, which the VAE decodes to several frames of video: in "
+                    "Wan the first to 1, each of the others to 4.",
                 ),
                 io.Image.Output(display_name="heat maps", tooltip="One picture per mask, in the same order."),
             ],
