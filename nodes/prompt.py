@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -10,6 +10,7 @@ from .checks import checked
 from .sockets import CATEGORY
 
 log = logging.getLogger(__name__)
+NO_ENCODER = "there is no text encoder. Choose a checkpoint that contains one, or load it with a CLIP loader."
 
 
 class SemanticGuidancePrompt(io.ComfyNode):
@@ -23,7 +24,7 @@ class SemanticGuidancePrompt(io.ComfyNode):
             "became, so that the other nodes of this pack can name words.",
             search_aliases=["clip text encode", "prompt", "word", "token", "semantic guidance"],
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder of the checkpoint: SD 1.x, SD 2.x or SDXL."),
+                io.Clip.Input("clip", tooltip="The text encoder: CLIP, T5, Qwen, Gemma, Mistral and others."),
                 io.String.Input(
                     "text",
                     multiline=True,
@@ -42,29 +43,76 @@ class SemanticGuidancePrompt(io.ComfyNode):
     @checked
     def execute(cls, clip, text: str) -> io.NodeOutput:
         if clip is None:
-            raise ValueError("Prompt with Words: there is no text encoder. Choose a checkpoint that contains one, "
-                             "or load it with a CLIP loader.")
+            raise ValueError(f"Prompt with Words: {NO_ENCODER}")
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-        found: dict[int, dict] = {}
-        for columns, extra in conditioning:
-            length = columns.shape[1]
-            if length not in found:
-                found[length] = _recorded(clip, text, length, extra.keys())
-            extra.update(found[length])
+        conditioning, notes = _with_words(conditioning, clip, text)
+        for note in notes:
+            log.warning("Prompt with Words: %s", note)
         return io.NodeOutput(conditioning)
 
 
-def _recorded(clip, text: str, length: int, beside: Collection[str]) -> dict:
-    """What a conditioning of `length` columns carries for the other nodes."""
+class SemanticGuidanceWords(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemanticGuidanceWords",
+            display_name="Words of a Prompt",
+            category=CATEGORY,
+            description="Tells the other nodes of this pack which tokens the words became of a prompt that another "
+            "node has encoded. Not needed behind Prompt with Words.",
+            search_aliases=["word", "token", "prompt control", "scheduled prompt", "semantic guidance"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder that the other node encoded the prompt with."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    tooltip="The prompt that the other node encoded, as the text encoder read it: without what that "
+                    "node itself understood, such as schedules.",
+                ),
+                io.Conditioning.Input("conditioning", tooltip="What the other node encoded."),
+            ],
+            outputs=[io.Conditioning.Output(tooltip="The same conditioning with the words recorded in it.")],
+        )
+
+    @classmethod
+    @checked
+    def execute(cls, clip, text: str, conditioning: list) -> io.NodeOutput:
+        if clip is None:
+            raise ValueError(f"Words of a Prompt: {NO_ENCODER}")
+        conditioning, notes = _with_words(conditioning, clip, text)
+        if not any(CONDITIONING_KEY in extra for _, extra in conditioning):
+            reason = notes[0] if notes else "The conditioning has no text."
+            raise ValueError(f"Words of a Prompt: {reason} Is this the text that was encoded, and the text encoder?")
+        for note in notes:
+            log.warning("Words of a Prompt: %s", note)
+        return io.NodeOutput(conditioning)
+
+
+def _with_words(conditioning: list, clip, text: str) -> tuple[list, list[str]]:
+    """A conditioning with the words of a text in every entry that it fits, and what a user should read about them."""
+    known: dict[tuple, dict[str, Any]] = {}
+    notes: list[str] = []
+    entries = []
+    for columns, extra in conditioning:
+        kept = {key: value for key, value in extra.items() if key not in (CONDITIONING_KEY, PROBLEM_KEY)}
+        if columns is not None:
+            layout = (columns.shape[1], frozenset(kept))
+            if layout not in known:
+                known[layout] = _recorded(clip, text, *layout, notes)
+            kept |= known[layout]
+        entries.append([columns, kept])
+    return entries, notes
+
+
+def _recorded(clip, text: str, length: int, beside: frozenset[str], notes: list[str]) -> dict[str, Any]:
     try:
-        words, notes = prompt_words(clip, text, length, beside)
+        words, found = prompt_words(clip, text, length, beside)
     except UnknownWords as reason:
-        log.warning("Prompt with Words: the words of this prompt are unknown, because %s. Other nodes can name its "
-                    "tokens by number, such as #5.", reason)
+        notes.append(f"The words of this prompt are unknown, because {reason}. Other nodes can name its tokens by "
+                     "number, such as #5.")
         return {PROBLEM_KEY: str(reason)}
-    for note in notes:
-        log.warning("Prompt with Words: %s", note)
+    notes += [note for note in found if note not in notes]
     return {CONDITIONING_KEY: words}
 
 
-NODES = [SemanticGuidancePrompt]
+NODES = [SemanticGuidancePrompt, SemanticGuidanceWords]

@@ -65,6 +65,10 @@ def preview(source: str, output: int = 0) -> dict:
 # Class -> what is added to COMMON. "node" is the one whose inputs are changed; one node writes an output.
 GRAPHS: dict[str, Graph] = {
     "Prompt": {"node": node("Prompt", {"clip": ["loader", 1], "text": "a cat"}), "out": preview("node")},
+    "Words": {
+        "node": node("Words", {"clip": ["loader", 1], "text": "a cat and a dog", "conditioning": ["prompt", 0]}),
+        "out": preview("node"),
+    },
     "SCFG": {"node": node("SCFG", SCFG), "run": sampled("node"), "out": preview("run")},
     "RegionPreview": {
         "scfg": node("SCFG", SCFG), "run": sampled("scfg"),

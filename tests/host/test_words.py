@@ -10,7 +10,7 @@ import torch
 from comfy_extras import nodes_hooks
 from host import tiny_clip
 
-from semantic_guidance.nodes.prompt import SemanticGuidancePrompt
+from semantic_guidance.nodes.prompt import SemanticGuidancePrompt, SemanticGuidanceWords
 from semantic_guidance.words.phrases import find_phrase, nearest_phrase, token_labels, word_list
 from semantic_guidance.words.prompt import CONDITIONING_KEY, PROBLEM_KEY, PromptWords, Word
 
@@ -148,6 +148,38 @@ class TestWords:
         assert CONDITIONING_KEY not in extra
         assert extra[PROBLEM_KEY] == "the text encoder (t5xxl) does not show its vocabulary"
         assert extra[PROBLEM_KEY] in caplog.text
+
+
+class TestWordsOfAPrompt:
+    """For what other packs have encoded."""
+
+    def test_words_are_those_of_prompt_with_words_and_the_rest_stays(self, clip):
+        given = host_nodes.CLIPTextEncode().encode(clip, "a (red:1.2) cat")[0]
+        (area,) = host_nodes.ConditioningSetArea().append(given, 64, 64, 0, 0, 1.0)
+        (out,) = SemanticGuidanceWords.execute(clip, "a (red:1.2) cat", given + area).result
+        assert [extra[CONDITIONING_KEY] for _, extra in out] == [words(clip, "a (red:1.2) cat")] * 2
+        for (columns, extra), (before, kept) in zip(out, given + area, strict=True):
+            assert columns is before and CONDITIONING_KEY not in kept
+            assert {key: value for key, value in extra.items() if key != CONDITIONING_KEY} == kept
+
+    def test_entries_that_the_text_does_not_fit_are_told(self, clip, caplog):
+        short, long = (host_nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a cat", "a cat " * 80))
+        (out,) = SemanticGuidanceWords.execute(clip, "a cat", short + long + long).result
+        assert [CONDITIONING_KEY in extra for _, extra in out] == [True, False, False]
+        assert caplog.text.count("l makes 77 tokens of the prompt, and the conditioning has 231 columns") == 1
+
+    def test_a_text_that_fits_nowhere_is_an_error(self, clip):
+        given = host_nodes.CLIPTextEncode().encode(clip, "a cat " * 80)[0]
+        with pytest.raises(ValueError, match="Words of a Prompt: .* 77 tokens .* 231 columns.* Is this the text"):
+            SemanticGuidanceWords.execute(clip, "a cat", given)
+        with pytest.raises(ValueError, match="Words of a Prompt: The conditioning has no text"):
+            SemanticGuidanceWords.execute(clip, "a cat", [[None, {}]])
+        with pytest.raises(ValueError, match="Words of a Prompt: there is no text encoder"):
+            SemanticGuidanceWords.execute(None, "a cat", given)
+
+    def test_words_recorded_before_are_replaced(self, clip):
+        (out,) = SemanticGuidanceWords.execute(clip, "a dog", encode(clip, "a cat")).result
+        assert find_phrase(out[0][1][CONDITIONING_KEY], "dog") == (2,)
 
 
 class TestEmbeddings:
