@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .families import Family
@@ -36,7 +37,7 @@ class Observation(NamedTuple):
 
     layer: Layer
     grid: Grid  # of the layer's positions, frame by frame; 1 frame in pictures
-    self_attention: Attention  # positions to positions, [rows, P, P]
+    self_attention: Attention  # positions to positions, [rows, P, P]; between frames without LTX-Video's guide masks
     cross_attention: Attention  # positions to the call's text tokens, [rows, P, text]
 
 
@@ -147,7 +148,8 @@ class _UNet(_Watcher):
 class _Cross(_Watcher):
     """A block calls self-attention first, then cross-attention to the text; others (pictures, sound) may lie between.
 
-    A block may be followed by a helper of the same name (VACE); the first pair is its own.
+    A block may be followed by a helper of the same name (VACE); the first pair is its own. Self-attention may come in
+    several calls, each with a part of the queries and a mask (LTX-Video's guides).
     """
 
     def see(self, options: dict[str, Any], attention: Attention) -> None:
@@ -155,17 +157,26 @@ class _Cross(_Watcher):
         if key is None or self.first is None:
             return
         queries, keys = attention.q.shape[2], attention.k.shape[2]
-        if queries == keys and key not in self.self_attention:
-            self.self_attention[key] = attention
+        own = self.self_attention.get(key)
+        if own is None or own.q.shape[2] < own.k.shape[2] == keys:
+            self.self_attention[key] = attention if own is None else _joined(own, attention)
         elif keys == self.call.text:
-            own = self.self_attention.pop(key, None)
+            del self.self_attention[key]
             self.passed()
-            if own is None or key not in self.waiting or own.q.shape[2] != queries:
+            if key not in self.waiting or own.q.shape[2] != queries:
                 return
             place = self.family.sequence.place(self.call, self.first, queries)
-            if place is not None and len(own.q) == len(attention.q) == self.call.rows:
+            if place is not None and own.k.shape[2] == queries and len(own.q) == len(attention.q) == self.call.rows:
                 picture = own.block(place.image, place.image)
                 self.hand_over(key, self.first.grid(self.call.size), picture, attention.block(place.image, slice(None)))
+
+
+def _joined(first: Attention, second: Attention) -> Attention:
+    """Self-attention whose queries came in two calls.
+
+    Without the calls' masks: they weigh frames against each other, and nothing changes within a frame.
+    """
+    return Attention(torch.cat([first.q, second.q], dim=2), first.k, None, first.scale)
 
 
 class _Joint(_Watcher):

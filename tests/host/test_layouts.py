@@ -234,6 +234,25 @@ def test_positions_that_do_not_add_up_are_not_shown():
     assert look("zimage", reference).observations == []
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_guides_of_ltx_video(strength):
+    """The clip's last frame is a guide; with a strength of its own the host splits self-attention in two calls."""
+    guide = {"pre_filter_count": 15, "strength": strength, "pixel_mask": None, "latent_shape": (1, 5, 3)}
+    positive = tiny_dit.prompt(
+        "ltxv", keyframe_idxs=torch.arange(90.0).view(1, 3, 15, 2), concat_mask=torch.ones(1, 1, 2, 5, 3),
+        guide_attention_entries=[guide],
+    )
+    seen = look("ltxv", positive)
+    assert len(seen.raw) == (9 if strength < 1 else 6)
+    assert [observation.layer for observation in seen.observations] == model_layers(tiny_dit.model("ltxv"), "test")
+    for observation, at in zip(seen.observations, seen.shown_at, strict=True):
+        of_frames = observation.self_attention.frames(2, keys=True)
+        for frame, attention in zip((slice(0, 15), slice(15, 30)), of_frames, strict=True):
+            call = seen.raw[at - 2 + frame.start // 15] if strength < 1 else seen.raw[at - 1]
+            rows = slice(0, 15) if strength < 1 else frame
+            assert (explicit(call, rows, frame) - attention.probabilities()).abs().max() < 1e-5
+
+
 def test_references_that_a_model_ignores():
     reference = tiny_dit.prompt("chroma", 0, reference_latents=[torch.zeros(1, 16, 4, 4)])
     assert len(look("chroma", reference).observations) == 4
