@@ -69,16 +69,16 @@ class Attention(NamedTuple):
             mask = mask.unflatten(2, grid)[:, :, :, ::2, ::2].flatten(2, 4)
         return self._replace(q=(total / count).flatten(2, 4), mask=mask, cells=grid[1:] if keys else None)
 
-    def rows(self) -> Iterator[Tensor]:
+    def rows(self, budget: int | None = None) -> Iterator[Tensor]:
         """The mean of the probabilities over heads, fp32 or wider, as consecutive [B, p, K] blocks of query positions.
 
-        Blocks are as large as the memory budget allows. With cells, K counts these.
+        Blocks are as large as the memory budget allows; None asks the device for it. With cells, K counts these.
         """
         batch, heads, queries, width = self.q.shape
         kv_heads, keys = self.k.shape[1:3]
         shared = heads // kv_heads
         scale = width**-0.5 if self.scale is None else self.scale
-        budget = memory_budget(self.k.device)
+        budget = memory_budget(self.k.device) if budget is None else budget
         block = max(1, budget // 4 // (4 * batch * heads * max(keys, 1)))  # scores and probabilities are a half of it
         group = max(1, min(kv_heads, budget // 8 // (4 * batch * max(keys, 1) * width)))  # of keys, widened at once
         for start in range(0, queries, block):
@@ -152,11 +152,12 @@ class SelfAttention:
         batch, _, positions, _ = self._frames[0].q.shape
         if self._grid is not None:
             positions = -(-self._grid[1] // 2) * -(-self._grid[2] // 2)
-        fits = 4 * batch * frames * positions**2 <= memory_budget(attention.q.device) // 4
+        self._budget = memory_budget(attention.q.device)
+        fits = 4 * batch * frames * positions**2 <= self._budget // 4
         self._kept = [torch.cat(list(self._rows(frame)), dim=1) for frame in self._frames] if fits else None
 
     def _rows(self, frame: Attention) -> Iterator[Tensor]:
-        return (frame if self._grid is None else frame.pooled(self._grid, keys=True)).rows()
+        return (frame if self._grid is None else frame.pooled(self._grid, keys=True)).rows(self._budget)
 
     def __matmul__(self, other: Tensor) -> Tensor:
         """[B, P, P] @ [B, P, N] -> [B, P, N]."""
