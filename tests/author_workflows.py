@@ -84,8 +84,9 @@ def published(saved: dict, page: Page) -> dict:
     """What the registry and the node manager read: a stable id, and the pack that each node comes from."""
     with_packs(saved["nodes"])
     for node in saved["nodes"]:
-        if node["type"] == "CheckpointLoaderSimple":
-            node["properties"]["models"] = [page.model]
+        loaded = [model for model in page.models if model["name"] in node.get("widgets_values", [])]
+        if loaded:
+            node["properties"]["models"] = loaded
     saved["extra"]["ds"] = {"scale": 0.6, "offset": [120, 60]}
     saved["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"semantic-guidance/{page.title}"))
     return saved

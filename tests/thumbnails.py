@@ -1,4 +1,7 @@
-"""The thumbnails of the example workflows, from their runs on Sticker World: `python -m thumbnails [NAME ...]`."""
+"""The thumbnails of the example workflows: `python -m thumbnails [NAME ...]`.
+
+Pictures from their runs on Sticker World; for other families, which it cannot stand for, the graph.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from comfy_client import ComfyClient
 from comfy_server import comfy_server
 from paths import ROOT
 from PIL import Image
+from poster import poster
 from sheet import scale, trimmed
 from workflow_pages import PAGES, Page
 
@@ -41,10 +45,15 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="of tests/workflows; all by default")
     names = parser.parse_args().names or list(PAGES)
     with comfy_server() as client:
+        shown = {key: node["display_name"] or key for key, node in client.object_info().items()}
         for name in names:
             page = PAGES[name]
             path = ROOT / "workflows" / f"{page.title}.jpg"
-            side_by_side(pictures(client, name, page)).save(path, quality=88)
+            if page.shows:
+                card = side_by_side(pictures(client, name, page))
+            else:
+                card = poster(page, workflow_files.load(name), shown, SIZE)
+            card.save(path, quality=88)
             print(path.relative_to(ROOT))
 
 

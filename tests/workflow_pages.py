@@ -13,21 +13,58 @@ class Group(NamedTuple):
 
 class Page(NamedTuple):
     title: str  # file name, and what the template browser shows
-    model: dict[str, str]  # for the front end's offer to download it
+    models: list[dict[str, str]]  # for the front end's offer to download them
     groups: list[Group]
-    shows: list[str]  # nodes whose pictures are on the thumbnail
+    shows: list[str]  # nodes whose pictures are on the thumbnail; none where it draws the graph instead
 
 
-SD15 = {
+SD15 = [{
     "name": "v1-5-pruned-emaonly-fp16.safetensors",
     "url": "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",
     "directory": "checkpoints",
-}
-SDXL = {
+}]
+SDXL = [{
     "name": "sd_xl_base_1.0.safetensors",
     "url": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors",
     "directory": "checkpoints",
-}
+}]
+
+HUGGING_FACE = "https://huggingface.co/{}/resolve/main/split_files/{}/{}"
+
+
+def files(*places: tuple[str, str, str]) -> list[dict[str, str]]:
+    """Of (repository, folder, name) each. The host's own templates name the same files."""
+    return [
+        {"name": name, "url": HUGGING_FACE.format(repository, folder, name), "directory": folder}
+        for repository, folder, name in places
+    ]
+
+
+ANIMA = files(
+    ("circlestone-labs/Anima", "diffusion_models", "anima-base-v1.0.safetensors"),
+    ("circlestone-labs/Anima", "text_encoders", "qwen_3_06b_base.safetensors"),
+    ("circlestone-labs/Anima", "vae", "qwen_image_vae.safetensors"),
+)
+Z_IMAGE = files(
+    ("Comfy-Org/z_image", "diffusion_models", "z_image_bf16.safetensors"),
+    ("Comfy-Org/z_image_turbo", "text_encoders", "qwen_3_4b.safetensors"),
+    ("Comfy-Org/z_image_turbo", "vae", "ae.safetensors"),
+)
+QWEN_IMAGE = files(
+    ("Comfy-Org/Qwen-Image_ComfyUI", "diffusion_models", "qwen_image_fp8_e4m3fn.safetensors"),
+    ("Comfy-Org/Qwen-Image_ComfyUI", "text_encoders", "qwen_2.5_vl_7b_fp8_scaled.safetensors"),
+    ("Comfy-Org/Qwen-Image_ComfyUI", "vae", "qwen_image_vae.safetensors"),
+)
+KLEIN = files(
+    ("Comfy-Org/flux2-klein", "diffusion_models", "flux-2-klein-base-4b.safetensors"),
+    ("Comfy-Org/flux2-klein", "text_encoders", "qwen_3_4b.safetensors"),
+    ("Comfy-Org/flux2-dev", "vae", "flux2-vae.safetensors"),
+)
+WAN = files(
+    ("Comfy-Org/Wan_2.1_ComfyUI_repackaged", "diffusion_models", "wan2.1_t2v_1.3B_fp16.safetensors"),
+    ("Comfy-Org/Wan_2.1_ComfyUI_repackaged", "text_encoders", "umt5_xxl_fp8_e4m3fn_scaled.safetensors"),
+    ("Comfy-Org/Wan_2.1_ComfyUI_repackaged", "vae", "wan_2.1_vae.safetensors"),
+)
 
 SCFG_GROUPS = [
     Group(
@@ -97,6 +134,35 @@ SEGA_GROUPS = [
     ),
     Group("4  With", "", ["edited", "edited_image", "save_edited"]),
 ]
+
+UNSEEN = "Tested with a tiny stand-in of this model; what it draws with the real one we have not seen."
+
+
+def guided(model: str, models: list[dict[str, str]], first: list[str], guiding: list[str], note: str = "") -> Page:
+    """S-CFG beside plain CFG, its regions, and word masks, with a model in three files."""
+    return Page(
+        f"{'S-CFG and SEGA' if 'sega' in guiding else 'S-CFG text to image'} ({model})",
+        models,
+        [
+            Group(
+                "1  Model and prompts",
+                f"The files and settings are those of ComfyUI's own {model} template. *Prompt with Words* encodes "
+                f"like CLIP Text Encode and remembers which tokens each word became.\n\n{UNSEEN}",
+                ["unet", "clip", "vae", *first, "positive", "negative", "latent"],
+            ),
+            Group(
+                "2  Guidance",
+                note or "**strength** 1 is the paper, 0 is plain CFG. This model has no start token that a foreground "
+                "could be told by, so **reference** is the whole image. Both samplers have the same seed.",
+                guiding,
+            ),
+            Group("3  Pictures", "", ["guided_image", "plain_image", "save_guided", "save_plain"]),
+            SCFG_GROUPS[3],
+            SCFG_GROUPS[4],
+        ],
+        [],
+    )
+
 
 SWEEP = {"0": "0", "2.5": "2_5", "5": "5", "10": "10", "20": "20"}  # edit_guidance_scale: the end of its nodes' names
 
@@ -242,5 +308,44 @@ PAGES = {
             ),
         ],
         ["save_sweep"],
+    ),
+    "scfg_anima": guided("Anima", ANIMA, [], ["scfg", "guided", "plain"]),
+    "scfg_z_image": guided("Z-Image", Z_IMAGE, ["shift"], ["scfg", "guided", "plain"]),
+    "scfg_sega_qwen_image": guided(
+        "Qwen-Image", QWEN_IMAGE, ["shift"], ["concept_words", "concept", "sega", "scfg", "guided", "plain"],
+        "**SEGA** paints the balloon red, **S-CFG** gives every region its own scale. At 0, **edit_guidance_scale** "
+        "leaves out the edit and **strength** leaves out S-CFG. Both samplers have the same seed.",
+    ),
+    "scfg_flux2_klein": guided(
+        "Flux.2 Klein", KLEIN, [],
+        ["noise", "sampler", "sigmas", "scfg", "guider", "guided", "plain_guider", "plain"],
+        "Both guiders share noise, sampler and schedule. Use a *base* model with a cfg above 1, as here: the distilled "
+        "ones run at cfg 1, where there is no guidance to divide.",
+    ),
+    "scfg_wan": Page(
+        "S-CFG text to video (Wan 2.1)",
+        WAN,
+        [
+            Group(
+                "1  Model and prompts",
+                "The files and settings are those of ComfyUI's own Wan 2.1 template. *Prompt with Words* encodes like "
+                f"CLIP Text Encode and remembers which tokens each word became.\n\n{UNSEEN}",
+                ["unet", "clip", "vae", "shift", "positive", "negative", "latent"],
+            ),
+            Group(
+                "2  Guidance",
+                "**strength** 1 is the paper, 0 is plain CFG. A region is a tube: one word keeps one scale through the "
+                "whole clip. Four frames of the video share one frame of the latent, and with it their regions.",
+                ["scfg", "guided"],
+            ),
+            Group("3  Video", "", ["guided_image", "video", "save_video"]),
+            Group("4  What it did", "The regions in every frame of the latent.", ["regions", "save_regions"]),
+            Group(
+                "5  What a word sees",
+                "One more forward pass shows where the model sees each word: a mask and a heat map for each frame.",
+                ["words", "save_words"],
+            ),
+        ],
+        [],
     ),
 }

@@ -6,24 +6,25 @@ import os
 from pathlib import Path
 
 import pytest
-import workflow_files
 from comfy_server import comfy_server, stop_on_terminate
+from workflow_pages import PAGES
 
 
 @pytest.fixture(scope="session")
 def comfy(tmp_path_factory):
-    """A client of the server, which believes that it has the checkpoints that the workflows name."""
+    """A client of the server, which believes that it has the models that the workflows name."""
     pytest.importorskip("playwright", reason="playwright is not installed: pip install playwright")
     from front_end import chromium
 
     if not chromium():
         pytest.skip("no Chromium is installed; CHROMIUM_PATH may name one")
     stop_on_terminate()
-    checkpoints = tmp_path_factory.mktemp("checkpoints")
-    for name in workflow_files.names():
-        for loader in workflow_files.nodes_of(workflow_files.load(name), "CheckpointLoaderSimple"):
-            (checkpoints / loader["ckpt_name"]).touch()
-    with comfy_server(checkpoints=checkpoints) as client:
+    base = tmp_path_factory.mktemp("base")
+    for model in (model for page in PAGES.values() for model in page.models):
+        path = base / "models" / model["directory"] / model["name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with comfy_server(base) as client:
         yield client
 
 

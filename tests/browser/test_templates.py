@@ -14,7 +14,7 @@ FILES = {path.stem: path for path in (ROOT / "workflows").glob("*.json")}
 
 @pytest.fixture(scope="module")
 def display_names(comfy) -> dict[str, str]:
-    return {name: info["display_name"] for name, info in comfy.object_info().items()}
+    return {name: info["display_name"] or name for name, info in comfy.object_info().items()}
 
 
 def test_the_dialog_offers_the_workflows_of_the_pack(user):

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from comfy_server import comfy_server, stop_on_terminate
+from comfy_server import CUSTOM_NODES, comfy_server, stop_on_terminate
+from paths import TESTS
 
 FUZZ_REPORT = pytest.StashKey[dict]()
 
@@ -10,7 +11,7 @@ FUZZ_REPORT = pytest.StashKey[dict]()
 def comfy():
     """A client of one server that all tests of the session share."""
     stop_on_terminate()
-    with comfy_server() as client:
+    with comfy_server(custom_nodes={**CUSTOM_NODES, "stand_ins": TESTS / "stand_ins"}) as client:
         yield client
 
 
