@@ -154,7 +154,7 @@ class _Cross(_Watcher):
 
     def see(self, options: dict[str, Any], attention: Attention) -> None:
         key = self.key(options)
-        if key is None or self.first is None:
+        if key is None or self.first is None or (self.family.keyed and key not in self.waiting):
             return
         queries, keys = attention.q.shape[2], attention.k.shape[2]
         own = self.self_attention.get(key)

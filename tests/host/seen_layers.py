@@ -60,10 +60,11 @@ def watched(model, seen: list[Seen], chosen=None, before=None, after=None):
 def look(name: str, positive: list | None = None, noise: Tensor | None = None, chosen=None, **kwargs) -> Seen:
     """The one call of a single step at cfg 1."""
     seen: list[Seen] = []
-    samples = tiny_dit.latent(name)
+    noise = first_noise(tiny_dit.latent(name)) if noise is None else noise
+    samples = noise if name == "wan_flow" else tiny_dit.latent(name)  # which starts from a latent without noise
     tiny_dit.sample(
         watched(tiny_dit.model(name), seen, chosen, **kwargs), positive or tiny_dit.prompt(name),
-        tiny_dit.prompt(name, 1), samples, cfg=1.0, steps=1, noise=first_noise(samples) if noise is None else noise,
+        tiny_dit.prompt(name, 1), samples, cfg=1.0, steps=1, noise=noise,
     )
     (call,) = seen
     return call

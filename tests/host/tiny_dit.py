@@ -52,7 +52,7 @@ def _reference(*shape: int) -> Callable[[int], dict[str, Any]]:
 
 
 UNJOINED = ("hunyuan_ref",)  # the host cannot evaluate two prompts at once with this, unlike all others
-MASKED = ("omnigen2", "omnigen2_ref", "boogu", "ltxv")  # their text encoders say which tokens are padding
+MASKED = ("omnigen2", "omnigen2_ref", "boogu", "boogu_ref", "ltxv")  # their text encoders say which tokens are padding
 
 
 _IMAGE, _VIDEO = (16, 10, 6), (16, 2, 10, 6)
@@ -235,7 +235,41 @@ MODELS: dict[str, Tiny] = {
         caption_channels=WIDTH, num_layers=3,
     ), (128, 2, 5, 3), _none),
     "kandinsky5": Tiny("Kandinsky5", _KANDINSKY, _VIDEO),
-    "kandinsky5_image": Tiny("Kandinsky5Image", dict(_KANDINSKY, visual_embed_dim=64), (16, 1, 10, 6)),
+    "kandinsky5_image": Tiny("Kandinsky5Image", dict(_KANDINSKY, visual_embed_dim=64), (16, 10, 6)),
+}
+# Other classes of the same rows, which differ in what they take beside the prompt.
+VARIANTS: dict[str, Tiny] = {
+    **{
+        f"{name}_ref": MODELS[name]._replace(extra=_reference(*shape)) for name, shape in {
+            "mageflow": (128, 2, 2), "krea2": (16, 1, 4, 4), "boogu": (16, 4, 4), "joyimage": (16, 1, 4, 4),
+            "flux2": (128, 2, 2),
+        }.items()
+    },
+    "hunyuan_i2v": Tiny("HunyuanVideoI2V", dict(_HUNYUAN, in_channels=33), _VIDEO),
+    "hunyuan_skyreels": Tiny("HunyuanVideoSkyreelsI2V", dict(_HUNYUAN, in_channels=32), _VIDEO),
+    "hunyuan15_sr": Tiny("HunyuanVideo15_SR_Distilled", dict(
+        _HUNYUAN, in_channels=98, out_channels=32, vec_in_dim=None, byt5=True, use_cond_type_embedding=True,
+        vision_in_dim=16, patch_size=[1, 1, 1],
+    ), (32, 2, 5, 3), _hunyuan15),
+    "hunyuan_refiner": Tiny("HunyuanImage21Refiner", dict(
+        _HUNYUAN, in_channels=128, out_channels=64, vec_in_dim=None, patch_size=[1, 1, 1],
+    ), (64, 2, 5, 3), _none),
+    "wan_camera": Tiny("WAN21_Camera", dict(_WAN, model_type="camera", in_dim=32), _VIDEO, lambda seed: {
+        "clip_vision_output": _Vision(8, 257, 1280), "camera_conditions": noise(7, 1, 24, 2, 80, 48),
+    }),
+    "wan_animate": Tiny("WAN22_Animate", dict(_WAN, model_type="animate", in_dim=36), _VIDEO, lambda seed: {
+        "clip_vision_output": _Vision(8, 257, 1280), "pose_video_latent": noise(7, 1, 16, 1, 10, 6),
+    }),
+    "wan_dancer": Tiny("WAN22_WanDancer", dict(
+        _WAN, model_type="wandancer", in_dim=36, audio_inject_layers=[0], music_dim=64, music_latent_dim=64,
+    ), _VIDEO, lambda seed: {"clip_vision_output": _Vision(8, 257, 1280)}),
+    "wan_flow": Tiny("WAN21_FlowRVS", _WAN, _VIDEO, _none),
+    "wan_s2v": Tiny("WAN22_S2V", dict(
+        _WAN, model_type="s2v", audio_dim=32, audio_inject_layers=[0], enable_adain=False,
+    ), _VIDEO, _reference(16, 1, 10, 6)),
+    "wan_scail2": Tiny("WAN21_SCAIL2", dict(_WAN, model_type="scail2", in_dim=20), _VIDEO, lambda seed: {
+        "reference_latents": [noise(9, 1, 16, 1, 10, 6)], "pose_video_latent": noise(8, 1, 16, 2, 6, 4)
+    }),
 }
 
 
@@ -271,22 +305,26 @@ def build(config: str, unet: dict[str, Any], dtype: torch.dtype = torch.float32,
     return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
 
 
+def tiny(name: str) -> Tiny:
+    return MODELS.get(name) or VARIANTS[name]
+
+
 @cache
 def model(name: str, dtype: torch.dtype = torch.float32):
     """The ModelPatcher of a row of MODELS."""
-    return build(MODELS[name].config, MODELS[name].unet, dtype)
+    return build(tiny(name).config, tiny(name).unet, dtype)
 
 
 def prompt(name: str, seed: int = 0, tokens: int | None = None, **values) -> list:
     """A conditioning of random text embeddings, and what else this model takes from its text encoders."""
-    tiny, tokens = MODELS[name], TOKENS if tokens is None else tokens
+    shapes, tokens = tiny(name), TOKENS if tokens is None else tokens
     mask = {"attention_mask": torch.ones(1, tokens, dtype=torch.long)} if name in MASKED else {}
-    return [[noise(seed, 1, tokens, tiny.width), {**tiny.extra(seed), **mask, **values}]]
+    return [[noise(seed, 1, tokens, shapes.width), {**shapes.extra(seed), **mask, **values}]]
 
 
 def latent(name: str, batch: int = 1, scale: int = 1) -> Tensor:
     """Zeros; `scale` times as high and wide as the smallest."""
-    channels, *frames, height, width = MODELS[name].latent
+    channels, *frames, height, width = tiny(name).latent
     return torch.zeros((batch, channels, *frames, scale * height, scale * width))
 
 
