@@ -1,9 +1,10 @@
 """Cost of S-CFG and Word Mask on transformers: `python -m bench_transformers` in tests/, with ComfyUI's Python.
 
 Random weights in the host's own classes at the widths, heads and sizes of the real models, reduced in depth to one
-block, which is watched. The cost of that block, without and with watching, gives the whole model's: all its blocks cost
-the same, and only some are watched. What is not in a block (embedding, output, sums over regions) counts with each.
-Time is CPU time, the median over the rounds; memory is the peak of what torch holds beyond the weights.
+block, which is watched. What making maps and guiding take is timed within the run, and the rest of it is what the run
+takes without: all blocks of the whole model cost the same, and only some are watched. What is not in a block counts with
+each. Time is CPU time, the median over the rounds; memory is the peak of what torch holds beyond the weights, with and
+without watching.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
 
 from semantic_guidance.attention_hooks.families import model_family  # noqa: E402
-from semantic_guidance.sampling.scfg.run import Settings, patch_scfg  # noqa: E402
+from semantic_guidance.attention_hooks.token_maps import Capture  # noqa: E402
+from semantic_guidance.sampling.scfg.run import SCFGRun, Settings, patch_scfg  # noqa: E402
 from semantic_guidance.sampling.word_mask import word_maps  # noqa: E402
 from semantic_guidance.words.prompt import CONDITIONING_KEY, PromptWords, Word  # noqa: E402
 
@@ -101,20 +103,6 @@ def sampler(model, topology: Topology) -> Callable[[], None]:
     return run
 
 
-def one_call(model, topology: Topology) -> Callable[[], None]:
-    """A function that evaluates the positive prompt alone."""
-    latent = torch.zeros((1, *topology.latent))
-
-    def run() -> None:
-        with torch.inference_mode():
-            comfy.sample.sample(
-                model, latent + 1, 1, 1.0, "euler", "simple", prompt(topology, 0), prompt(topology, 1), latent,
-                disable_pbar=True, seed=1,
-            )
-
-    return run
-
-
 def look(model, topology: Topology) -> Callable[[], None]:
     def run() -> None:
         with torch.inference_mode():
@@ -142,22 +130,57 @@ def peak_bytes(run: Callable[[], None]) -> int:
     return peak
 
 
-def compare(title: str, topology: Topology, read: int, plain, watched, rounds: int) -> None:
-    extra = (peak_bytes(watched) - peak_bytes(plain)) / 2**20  # these also warm up
-    times = [(cpu_seconds(plain), cpu_seconds(watched)) for _ in range(rounds)]
-    alone = statistics.median(before for before, _ in times)
-    added = statistics.median(after - before for before, after in times)
-    ratio = 1 + read * added / (topology.blocks * alone)
+class Stopwatch:
+    """CPU time within some methods, while it is open."""
+
+    def __init__(self, *methods: tuple[type, str]):
+        self.methods = methods
+        self.seconds = dict.fromkeys((name for _, name in methods), 0.0)
+
+    def __enter__(self) -> Stopwatch:
+        self.originals = [getattr(owner, name) for owner, name in self.methods]
+        for (owner, name), original in zip(self.methods, self.originals, strict=True):
+            setattr(owner, name, self._timed(name, original))
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for (owner, name), original in zip(self.methods, self.originals, strict=True):
+            setattr(owner, name, original)
+
+    def _timed(self, name: str, original: Callable) -> Callable:
+        def call(*args, **kwargs):
+            start = time.process_time()
+            result = original(*args, **kwargs)
+            self.seconds[name] += time.process_time() - start
+            return result
+
+        return call
+
+
+def measure(title: str, topology: Topology, read: int, watched: Callable[[], None], rounds: int) -> None:
+    ratios = []
+    for _ in range(rounds):
+        with Stopwatch((Capture, "_layer_maps"), (SCFGRun, "guide")) as watch:
+            total = cpu_seconds(watched)
+        maps, guide = watch.seconds.values()
+        plain = topology.blocks * (total - maps - guide)
+        ratios.append(1 + (read * maps + guide) / plain)
     print(
-        f"{title}: {ratio:.4f} x with {read} of {topology.blocks} blocks watched; one block {alone:.1f} s, watching it "
-        f"{added:+.2f} s, memory {extra:+.1f} MB", flush=True,
+        f"{title}: {statistics.median(ratios):.4f} x with {read} of {topology.blocks} blocks watched; one block "
+        f"{total - maps - guide:.1f} s, its maps {maps:.2f} s, guiding {guide:.2f} s", flush=True,
     )
+
+
+def measure_memory(topology: Topology, plain: Callable[[], None], watched: Callable[[], None]) -> None:
+    before, after = peak_bytes(plain), peak_bytes(watched)
+    print(f"  memory {(after - before) / 2**20:+.1f} MB of {before / 2**20:.0f} MB", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=["joint", "video"])
+    parser.add_argument("--time-only", action="store_true", help="do not measure memory, which takes two more runs")
     arguments = parser.parse_args()
     rows = {"joint": JOINT, "video": VIDEO}
     for topology in (rows.values() if arguments.only is None else [rows[arguments.only]]):
@@ -165,10 +188,10 @@ def main() -> None:
         read = model_family(model, "bench").read
         print(topology.name, flush=True)
         guided = patch_scfg(model, Settings())[0]
-        compare("  S-CFG / plain CFG", topology, read, sampler(model, topology), sampler(guided, topology),
-                arguments.rounds)
-        compare("  Word Mask / one model call", topology, read, one_call(model, topology), look(model, topology),
-                arguments.rounds)
+        measure("  S-CFG / plain CFG", topology, read, sampler(guided, topology), arguments.rounds)
+        measure("  Word Mask / one model call", topology, read, look(model, topology), arguments.rounds)
+        if not arguments.time_only:
+            measure_memory(topology, sampler(model, topology), sampler(guided, topology))
 
 
 if __name__ == "__main__":
