@@ -2,9 +2,9 @@
 
 Random weights in the host's own classes at the widths, heads and sizes of the real models, reduced in depth to one
 block, which is watched. What making maps and guiding take is timed within the run, and the rest of it is what the run
-takes without: all blocks of the whole model cost the same, and only some are watched. What is not in a block counts with
-each. Time is CPU time, the median over the rounds; memory is the peak of what torch holds beyond the weights, with and
-without watching.
+takes without: all blocks of the whole model cost the same, and only some are watched. What is not in a block counts
+with each. Time is CPU time, the median over the rounds; memory is the peak of what torch holds beyond the weights,
+with and without watching.
 """
 
 from __future__ import annotations

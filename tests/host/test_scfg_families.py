@@ -7,6 +7,7 @@ import logging
 import comfy.conds
 import comfy_extras.nodes_context_windows as context_windows
 import comfy_extras.nodes_easycache as easycache
+import folder_paths
 import nodes as host_nodes
 import pytest
 import torch
@@ -16,6 +17,7 @@ from host.scfg_runs import probed, relative, with_regions, with_scfg
 from host.waits import per_evaluation
 
 from semantic_guidance.attention_hooks.families import model_family
+from semantic_guidance.nodes.region_preview import SemanticGuidanceRegionPreview
 from semantic_guidance.sampling.prompt_text import prompt_text
 from semantic_guidance.words.prompt import CONDITIONING_KEY, PromptWords, Word
 
@@ -156,6 +158,18 @@ def test_words_of_a_longer_prompt_than_the_others_are_at_their_columns():
         text = prompt_text(guided["cond"][0], model_family(tiny_dit.model(name), "test"))
         assert text.find("balloon") == (6 + moved,)
         assert text.labels()[4 + moved] == "red" and text.find("#3") == (3 + moved,)
+
+
+def test_a_clips_regions_are_shown_frame_by_frame_and_step_by_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+    model, record = with_regions(tiny_dit.model("wan"))
+    samples = run(model, "wan")
+    frames, height, width = samples.shape[2:]
+    shown = SemanticGuidanceRegionPreview.execute(record, {"samples": samples}, step=0).result
+    assert [len(pictures) for pictures in (shown[0], shown[2])] == [2 * frames] * 2
+    assert shown[1].shape == (len(shown[1]), 8 * height, 8 * width) and len(shown[1]) % frames == 0
+    words = shown[1].unflatten(0, (frames, -1))
+    torch.testing.assert_close(words.sum(dim=1), torch.ones(frames, 8 * height, 8 * width))
 
 
 def test_of_sd3_only_clips_columns_are_read():
