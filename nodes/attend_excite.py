@@ -50,7 +50,8 @@ class SemanticGuidanceAttendExcite(io.ComfyNode):
                 io.Int.Input(
                     "max_refinements", default=PAPER.max_refinements, min=0, max=100,
                     tooltip="How often the latent may be moved again at a step with a threshold, each time at the "
-                    "cost of a pass of the model. The paper uses 20. 0 is fastest.",
+                    "cost of a pass of the model. The paper uses 20; on Sticker World, the small model of this "
+                    "project, 5 did as well in less time. 0 is fastest.",
                 ),
                 io.Float.Input(
                     "active_share", default=PAPER.share, min=0.0, max=1.0, step=0.05, round=0.001, advanced=True,
@@ -76,7 +77,8 @@ class SemanticGuidanceAttendExcite(io.ComfyNode):
                 io.Combo.Input(
                     "map_scale", options=list(MAP_SCALES), default="auto", advanced=True,
                     tooltip="The attention grid that is read, as a share of the latent's size. 'auto' is the one "
-                    "nearest to 16x16, the paper's for 512x512 images.",
+                    "nearest to 16x16, the paper's for 512x512 images. Transformers such as SD 3.x have one grid "
+                    "alone: leave it at 'auto'.",
                 ),
             ],
             outputs=[
