@@ -18,7 +18,7 @@ Spelling = Literal["clip", "sentencepiece", "bytes"]
 
 
 class Character(NamedTuple):
-    """A character and the tokens that spell it, by their place; UNKNOWN stands for any text without a piece."""
+    """A character and the place of each token that spells a byte of it; UNKNOWN stands for any text without a piece."""
 
     text: str
     tokens: tuple[int, ...]
@@ -75,7 +75,7 @@ def characters(
             text = spelled[at : at + size].decode()
         except UnicodeDecodeError:  # half a character
             text, size = UNKNOWN, 1
-        found.append(Character(text, tuple(dict.fromkeys(places[at : at + size]))))
+        found.append(Character(text, tuple(places[at : at + size])))
         at += size
     return found
 

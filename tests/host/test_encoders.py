@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 
+import comfy.text_encoders.hunyuan_video
 import nodes as host_nodes
 import pytest
+import safetensors.torch
 import torch
+import transformers
 from host import tiny_encoders
 
 from semantic_guidance.nodes.prompt import SemanticGuidancePrompt
@@ -116,6 +119,50 @@ class TestEveryEncoder:
             columns, extra = encode(clip, text)
             for word in extra.get(CONDITIONING_KEY, PromptWords((), 0)).words if name != "SD3" else ():
                 assert normal(word.text) in normal(spelled(clip, columns, word.tokens)).replace("\ufffd", "")
+
+
+def test_llamas_words_where_its_tokenizer_keeps_spaces(monkeypatch):
+    """As before transformers 5. HunyuanVideo cuts its template off at both ends, but for <|eot_id|>."""
+    module = comfy.text_encoders.hunyuan_video
+    monkeypatch.setattr(module, "LlamaTokenizerFast", transformers.PreTrainedTokenizerFast)
+    clip = tiny_encoders.clip.__wrapped__("HunyuanVideo")
+    columns, extra = encode(clip, "a red cat, \u732b and an ant")
+    found = extra[CONDITIONING_KEY]
+    assert texts(found) == ["a", "red", "cat", ",", "\u732b", "and", "an", "ant"]
+    assert find_phrase(found, "red") == (1,)
+    for word in found.words:
+        assert normal(spelled(clip, columns, word.tokens)) == word.text
+
+
+class TestEmbeddings:
+    """Of encoders beside CLIP."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        vectors = {"t5xxl": torch.full((3, 1), -1.0), "clip_l": torch.full((2, 1), -1.0)}
+        safetensors.torch.save_file(vectors, tmp_path / "style.safetensors")
+        wide = {name: torch.zeros(rows, 4096) for name, rows in (("clip_l", 2), ("clip_g", 2), ("t5xxl", 3))}
+        safetensors.torch.save_file(wide, tmp_path / "wide.safetensors")
+        return str(tmp_path)
+
+    def test_of_t5(self, folder):
+        clip = tiny_encoders.clip("Flux", folder)
+        columns, extra = encode(clip, "red embedding:style, cat (embedding:style:1.0)")
+        found = extra[CONDITIONING_KEY]
+        assert texts(found) == ["red", "(embedding)", ",", "cat", "(embedding)"]
+        assert [len(word.tokens) for word in found.words] == [1, 3, 1, 1, 3]
+        for word in found.words:
+            values = columns[0, list(word.tokens), 0]
+            assert (values == -1).all() if word.text == "(embedding)" else (values > 0).all()
+
+    def test_of_sd3(self, folder):
+        clip, t5 = words(tiny_encoders.clip("SD3", folder), "red embedding:wide cat").parts
+        assert [word.tokens for word in clip.words] == [(1,), (2, 3), (4,)]
+        assert [word.tokens for word in t5.words] == [(77,), (78, 79, 80), (81,)]
+
+    def test_of_sd3_without_clip(self, folder):
+        found = words(tiny_encoders.clip("SD3", folder, clip_l=False, clip_g=False), "red embedding:wide cat")
+        assert [word.tokens for word in found.words] == [(0,), (1, 2, 3), (4,)]
 
 
 def test_the_host_has_encoders_whose_words_are_not_known(caplog):

@@ -192,8 +192,11 @@ _load_once = functools.cache(_load)  # a tokenizer takes up to half a second
 
 
 @functools.cache
-def clip(name: str, **options: bool) -> comfy.sd.CLIP:
-    """An encoder in which a column of the conditioning is the number of its token. options: what makes the model."""
+def clip(name: str, embeddings: str | None = None, **options: bool) -> comfy.sd.CLIP:
+    """An encoder in which a column of the conditioning is the number of its token.
+
+    embeddings: a folder of textual inversion files. options: what makes the model.
+    """
     family = FAMILIES[name]
     tokenizer, model = (
         pkgutil.resolve_name(f"comfy.text_encoders.{path.replace('.', ':')}")
@@ -208,6 +211,7 @@ def clip(name: str, **options: bool) -> comfy.sd.CLIP:
             patches.enter_context(mock.patch.object(loader, "from_pretrained", once))
         built = comfy.sd.CLIP(
             ClipTarget(tokenizer, model), tokenizer_data=family.data(), disable_dynamic=True,
+            embedding_directory=embeddings,
             model_options={"initial_device": torch.device("meta"), **family.options},
         )
     for part in list(built.cond_stage_model.modules()):
