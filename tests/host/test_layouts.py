@@ -19,15 +19,15 @@ REFERENCE = 4  # positions of a picture of 4 x 4
 JOINT = {
     "sd3": (0, TOKENS), "sd35m": (0, TOKENS), "aura": (8, 8 + TOKENS), "flux": (0, TOKENS), "flux_ref": (0, TOKENS),
     "flux2": (0, 512), "longcat": (0, TOKENS), "chroma": (0, TOKENS), "radiance": (0, TOKENS), "qwen": (0, TOKENS),
-    "qwen_ref": (0, TOKENS), "mageflow": (0, TOKENS), "krea2": (0, TOKENS), "lumina": (0, TOKENS), "zimage": (0, 32),
-    "zimage_pixel": (0, 32), "hunyuan_video": (0, TOKENS), "hunyuan_ref": (0, TOKENS + 15),
+    "qwen_ref": (0, TOKENS), "mageflow": (0, TOKENS), "krea2": (0, TOKENS), "lumina": (0, TOKENS),
+    "zimage": (0, 32), "zimage_pixel": (0, 32), "hunyuan_video": (0, TOKENS), "hunyuan_ref": (0, TOKENS + 15),
     "hunyuan_i2v": (0, TOKENS), "hunyuan_skyreels": (0, TOKENS), "hunyuan15": (4 + 3, 4 + 3 + TOKENS),
-    "hunyuan15_sr": (4 + 3, 4 + 3 + TOKENS), "hunyuan_refiner": (0, TOKENS),
-    "hunyuan_image21": (0, TOKENS + 3), "omnigen2": (0, TOKENS),
-    "omnigen2_ref": (0, TOKENS + REFERENCE), "boogu": (0, TOKENS), "ideogram4": (0, TOKENS), "cogvideo": (0, TOKENS),
-    "pixeldit": (0, TOKENS), "pid": (0, TOKENS), "hidream": (15, 0), "lens": (15, 0), "joyimage": (15, 0),
-    "joyimage_ref": (15 + REFERENCE, 0), "mageflow_ref": (0, TOKENS), "krea2_ref": (0, TOKENS), "flux2_ref": (0, 512),
-    "boogu_ref": (0, TOKENS + REFERENCE),
+    "hunyuan15_sr": (4 + 3, 4 + 3 + TOKENS), "hunyuan_refiner": (0, TOKENS), "hunyuan_image21": (0, TOKENS + 3),
+    "omnigen2": (0, TOKENS), "omnigen2_ref": (0, TOKENS + REFERENCE), "boogu": (0, TOKENS),
+    "ideogram4": (0, TOKENS), "cogvideo": (0, TOKENS), "cogvideo15": (0, TOKENS), "pixeldit": (0, TOKENS),
+    "pid": (0, TOKENS), "hidream": (15, 0), "lens": (15, 0), "joyimage": (15, 0),
+    "joyimage_ref": (15 + REFERENCE, 0), "mageflow_ref": (0, TOKENS), "krea2_ref": (0, TOKENS),
+    "flux2_ref": (0, 512), "boogu_ref": (0, TOKENS + REFERENCE),
 }
 # The picture's first position in self-attention, where it is not 0.
 AFTER = {"wan_ref": 15, "wan_scail": 15, "wan_scail2": 15}

@@ -245,6 +245,9 @@ VARIANTS: dict[str, Tiny] = {
             "flux2": (128, 2, 2),
         }.items()
     },
+    "cogvideo15": MODELS["cogvideo"]._replace(
+        unet={**MODELS["cogvideo"].unet, "patch_size_t": 2}, latent=(16, 3, 10, 6)  # two frames to a patch
+    ),
     "hunyuan_i2v": Tiny("HunyuanVideoI2V", dict(_HUNYUAN, in_channels=33), _VIDEO),
     "hunyuan_skyreels": Tiny("HunyuanVideoSkyreelsI2V", dict(_HUNYUAN, in_channels=32), _VIDEO),
     "hunyuan15_sr": Tiny("HunyuanVideo15_SR_Distilled", dict(
