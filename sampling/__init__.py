@@ -8,5 +8,6 @@ APPLY_MODEL               per model call: run.watch_forward(call) -> options, th
 post-CFG function       denoised -> guided, with what the calls have shown
 OUTER_SAMPLE      run.finish(samples) where all went well; then the Run is dropped, also on error and interrupt
 
-run.py holds this life, conds.py where each prompt acts, record.py what stays after a run. Each folder is one method.
+run.py holds this life, post_cfg.py guidance after CFG and what becomes of it, conds.py where each prompt acts,
+record.py what stays after a run. Each folder is one method.
 """

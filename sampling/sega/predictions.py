@@ -60,11 +60,14 @@ class Predictions:
             log.warning("%s: the model cannot evaluate the concepts together with the prompts, so each gets a call of "
                         "its own, which takes longer (%s).", self._node, error)
             return evaluate(model, conds, x, sigma, model_options)
-        # The caller may change what it gets in place.
         self._known = {
-            id(item): output.clone() for item, output in zip(every, outputs, strict=True) if id(item) in self._wanted
+            id(item): output for item, output in zip(every, outputs, strict=True) if id(item) in self._wanted
         }
-        return outputs[: len(conds)]
+        # The caller may change in place what it gets.
+        return [
+            output.clone() if id(item) in self._known else output
+            for item, output in zip(conds, outputs[: len(conds)], strict=True)
+        ]
 
     def complete(self, args: dict[str, Any]) -> None:
         """Evaluate what is still missing in the host's post-CFG function.

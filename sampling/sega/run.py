@@ -58,7 +58,7 @@ class SEGARun(Guidance):
         self.conds = {f"{PREFIX}.concept{i}": convert_cond(c.conditioning) for i, c in enumerate(concepts)}
         register_hooks(guider, list(self.conds.values()))
         self.prompts: list[Prompt] = []
-        self.masks: list[Tensor | None] = []
+        self.masks: list[Tensor | None] = [None] * len(concepts)  # for the size of the last evaluation
         self.predictions = Predictions(NODE)
         self.step = -1
         self.nu: list[Tensor] | None = None  # of each part of the latent, when this step started
@@ -68,20 +68,21 @@ class SEGARun(Guidance):
     def prepare(
         self, guider: CFGGuider, noise: Tensor, latent_image: Tensor, denoise_mask: Tensor | None, seed: int
     ) -> None:
-        """Once the host has processed its prompts: process the concepts' prompts and masks for this latent."""
+        """Once the host has processed its prompts: process the concepts' prompts for this latent."""
         self.prompts = [
             process_prompt(guider, conds, noise, latent_image, denoise_mask, seed, self.latent_shapes)
             for conds in self.conds.values()
         ]
-        self.masks = [concept.mask_for(self.latent_shapes[0], noise.device, NODE) for concept in self.concepts]
 
     def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
         self.needed = [c for c, edit in enumerate(self.edits) if needed(edit, evaluation.step, self.momentum)]
-        self.predictions.begin(evaluation.x, [conds for c in self.needed for conds in self.prompts[c]])
+        prompts = [self.prompts[c] for c in self.needed]  # the negative one last: SAG keeps what it last saw of it
+        wanted = [*(prompt.conds for prompt in prompts), *(prompt.negative for prompt in prompts)]
+        self.predictions.begin(evaluation.x, wanted)
         if self.words is not None:
-            prompts = [(self.concepts[c], self.prompts[c].conds) for c in self.needed]
-            self.words.begin_concepts(prompts, evaluation.x.shape[0])
+            own = [(self.concepts[c], self.prompts[c].conds) for c in self.needed]
+            self.words.begin_concepts(own, evaluation.x.shape[0])
 
     def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
         return transformer_options if self.words is None else self.words.watch_forward(call, transformer_options)
@@ -126,6 +127,7 @@ class SEGARun(Guidance):
     def advance(self, directions: list[list[Tensor] | None], masks: list[Tensor | None], x: Tensor) -> Tensor:
         """The edit for x, in the space of the model's output. The first in each sampler step moves the momentum on.
 
+        The momentum begins anew where a sampler enlarges the latent.
         directions: of each concept, for each part of the latent: the host packs several (video and sound) into one.
         masks: of each concept, for the first part, which is the picture.
         """
@@ -137,7 +139,7 @@ class SEGARun(Guidance):
         for number, part in enumerate(unpack_latents(x, self.latent_shapes)):
             zero = torch.zeros_like(widen(part))
             of_part = [None if parts is None else parts[number] for parts in directions]
-            nu = None if self.nu is None else self.nu[number]
+            nu = None if self.nu is None or self.nu[number].shape != part.shape else self.nu[number]
             edit, nu = sega_step(
                 zero, of_part, self.edits, nu, step, self.momentum, masks if number == 0 else None
             )
@@ -161,7 +163,9 @@ class SEGARun(Guidance):
 
     def mask(self, c: int, x: Tensor) -> Tensor | None:
         """Where a concept may act: its mask, its words, or both."""
-        mask, concept = self.masks[c], self.concepts[c]
+        concept, mask, shape = self.concepts[c], self.masks[c], unpack_latents(x, self.latent_shapes)[0].shape
+        if mask is None or mask.shape[2:] != shape[2:]:
+            mask = self.masks[c] = concept.mask_for(shape, x.device, NODE)
         if not concept.confine_to:
             return mask
         seen = self.words.mask(concept, self.prompts[c].conds, x, self.evaluation.cpu_sigma)

@@ -178,7 +178,7 @@ class MorePromptsGuider(comfy.samplers.CFGGuider):
         return super().inner_sample(*args, **kwargs)
 
 
-def sampled(guider: type, model, cfg: float = 4.0, steps: int = 2, size: tuple[int, int] = (8, 16)) -> Tensor:
+def sampled(guider: type, model, cfg: float = 4.0, steps: int = 2, size=(8, 16), sampler=None) -> Tensor:
     """Some steps with a guider of this kind."""
     guider = guider(model)
     guider.set_conds(tiny.prompt(0), tiny.prompt(1))
@@ -186,4 +186,5 @@ def sampled(guider: type, model, cfg: float = 4.0, steps: int = 2, size: tuple[i
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 10)[: steps + 1]
     noise = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(5))
     with torch.inference_mode():
-        return guider.sample(noise, tiny.latent(1, *size), comfy.samplers.sampler_object("euler"), sigmas, seed=5)
+        return guider.sample(noise, tiny.latent(1, *size), sampler or comfy.samplers.sampler_object("euler"), sigmas,
+                             seed=5)

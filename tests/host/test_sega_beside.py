@@ -5,10 +5,12 @@ from __future__ import annotations
 import comfy.samplers
 import pytest
 import torch
+from comfy_extras import nodes_advanced_samplers
 from host import company, tiny
 from host.company import sampled
 from host.scfg_runs import relative
 from host.sega_runs import concept, concepts, run, with_sega
+from host.test_company import NEIGHBOURS, with_easycache
 
 NEGATIVE = 1  # the prompt that edits are measured against, see scfg_runs.run
 ONE_STEP = {"steps": 10, "last_step": 1}
@@ -79,6 +81,29 @@ def test_guiders_keep_the_edit(model, guider):
     expected = sampled(comfy.samplers.CFGGuider, with_sega(model), steps=1) - sampled(comfy.samplers.CFGGuider, model,
                                                                                       steps=1)
     assert relative(edit, expected) < 1e-4
+
+
+@pytest.mark.parametrize("other", [*NEIGHBOURS, with_easycache])
+def test_nodes_of_the_host_that_change_the_model_in_either_order(model, other):
+    """SAG keeps the attention of the negative prompt that it saw last."""
+    def seeded(model):
+        torch.manual_seed(0)  # ToMe and HyperTile draw from the global generator
+        return run(model, steps=5 if other is with_easycache else 2, size=(16, 24))
+
+    chain = concepts({}, {"direction": "remove"})
+    before, after = seeded(with_sega(other(model), chain)), seeded(other(with_sega(model, chain)))
+    assert before.isfinite().all()
+    assert relative(after, before) < 1e-4
+    assert relative(before, seeded(other(model))) > 1e-3
+    assert relative(before, seeded(with_sega(model, chain))) > 1e-3
+
+
+def test_a_sampler_that_enlarges_the_latent(model):
+    (sampler,) = nodes_advanced_samplers.SamplerLCMUpscale.execute(2.0, 2, "bilinear").result
+    patched = with_sega(model, concept(mask=torch.ones(1, 8, 8)))
+    edited, plain = (sampled(comfy.samplers.CFGGuider, m, steps=4, sampler=sampler) for m in (patched, model))
+    assert edited.shape[-2:] == (16, 32) and edited.isfinite().all()
+    assert relative(edited, plain) > 1e-3
 
 
 def messages(caplog) -> list[str]:
