@@ -38,7 +38,7 @@ class Outcome:
         self._evaluations = 0
         self._calls = 0
         self._later: list[Callable] | None = None  # the functions after this one; None before it changes anything
-        self._used = False  # whether anything was made of the first prediction that it changed
+        self._used = False  # whether anything was ever made of a prediction that it changed
         self._finite: list[tuple[str, Tensor]] = []  # whether values are, at each place in turn
 
     def begin_evaluation(self, x: Tensor) -> None:
@@ -51,7 +51,7 @@ class Outcome:
         with torch._C.DisableTorchFunctionSubclass():  # these looks are no use
             self._note_finite("the model, or a node connected before this one", denoised)
             self._note_finite(f"{self._node} itself", guided)
-        if guided is denoised or self._later is not None:
+        if guided is denoised or self._used:
             return guided
         self._later = later
         return watched(guided, self._note_use)
