@@ -129,6 +129,17 @@ class Rescaled:
         return model
 
 
+class Limited:
+    """Leaves guidance out where the noise is strongest."""
+
+    def patch(self, model):
+        model = model.clone()
+        model.set_model_sampler_post_cfg_function(
+            lambda args: args["cond_denoised"] if args["sigma"][0] > 10 else args["denoised"] * 1.0
+        )
+        return model
+
+
 class LimitedGuider(comfy.samplers.CFGGuider):
     """Guides in a part of the schedule alone; cfg is 1 elsewhere."""
 

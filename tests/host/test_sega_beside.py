@@ -113,7 +113,7 @@ def messages(caplog) -> list[str]:
 class TestWhatIsSaid:
     """At the end of a run, and nothing where all is well."""
 
-    @pytest.mark.parametrize("other", [None, company.Rescaled])
+    @pytest.mark.parametrize("other", [None, company.Rescaled, company.Limited])
     @pytest.mark.parametrize("chain", [concept(), concept(warmup=1), ()])
     def test_nothing(self, model, caplog, other, chain):
         guided = with_sega(model, chain)
