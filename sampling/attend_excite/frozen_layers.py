@@ -120,17 +120,20 @@ def differentiable(model: BaseModel, node: str) -> Iterator[None]:
     replaced = {name: layer for name, layer in layers.items() if _is_replaced(layer)}
     if replaced:
         raise ValueError(_replaced_message(model, node, replaced))
-    before = {layer: vars(layer).get("forward") for layer in layers.values()}
+    blocks = [module for module in model.diffusion_model.modules() if isinstance(module, mmdit.JointBlock)]
+    before = {module: vars(module).get("forward") for module in (*layers.values(), *blocks)}
     try:
         for layer in layers.values():
             layer.forward = partial(_call, layer, layer.forward)
+        for block in blocks:  # one that another node calls would be computed once more, when layers are as they were
+            block.forward = partial(block.forward, use_checkpoint=False)
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        for layer, forward in before.items():
-            vars(layer).pop("forward", None)
+        for module, forward in before.items():
+            vars(module).pop("forward", None)
             if forward is not None:
-                layer.forward = forward
+                module.forward = forward
 
 
 def _call(module: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

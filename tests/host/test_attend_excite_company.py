@@ -10,6 +10,7 @@ import comfy_extras.nodes_freelunch as freelunch
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from host import tiny
 from host.attend_excite_runs import excited, in_inference_mode, run, with_trace
 from host.scfg_runs import relative
@@ -315,3 +316,20 @@ def test_negpips_columns_are_read_in_pairs(model):
         samples = tiny.sample(paired, doubled(prompt), negative, steps=2, samples=tiny.latent(1, 16, 24))
         for ours, theirs in zip(record.of(samples).steps, steps, strict=True):
             torch.testing.assert_close(ours.before, theirs.before)
+
+
+def test_a_compiled_model_stays_compiled_but_for_the_pass_that_is_differentiated(model, caplog):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = model.clone()
+    block = "diffusion_model.output_blocks.3.1.transformer_blocks.0"
+    set_torch_compile_wrapper(compiled, backend=backend, keys=[block])
+    expected, _ = sampled(model)
+    samples, (step,) = sampled(compiled)
+    assert relative(samples, expected) < 1e-4 and step.size > 0
+    assert graphs and "uncompiled" not in caplog.text
+    torch.compiler.reset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import comfy.controlnet
+import comfy_extras.nodes_sd3 as sd3_nodes
 import pytest
 import torch
 from host import tiny_dit
@@ -96,6 +98,49 @@ def test_families_without_a_gradient_are_refused_with_the_reason(name):
     message = str(refused.value)
     assert message.startswith(f"Attend-and-Excite: needs gradients, which {family.name} ({type(model.model).__name__})")
     assert family.gradient in message and "Stable Diffusion 3" in message
+
+
+class Control(comfy.controlnet.ControlBase):
+    """Adds to the blocks' values in place, as the host does with what a ControlNet gives."""
+
+    def get_control(self, x, t, cond, batched_number, transformer_options):
+        residual = tiny_dit.noise(4, 1, 60, 128)
+        return {"output": [residual.repeat(len(x), 1, 1).clone() for _ in range(3)]}
+
+
+def calling_through(model):
+    model = model.clone()
+    for block in range(3):
+        model.set_model_patch_replace(
+            lambda args, extra: extra["original_block"](args), "dit", "double_block", block
+        )
+    return model
+
+
+def test_sd3_beside_what_other_nodes_do_to_its_blocks():
+    model = in_inference_mode(tiny_dit.build(tiny_dit.MODELS["sd3"].config, tiny_dit.MODELS["sd3"].unet))
+    samples, trace = traced("sd3", model)
+    through, _ = traced("sd3", calling_through(model))
+    assert torch.equal(through, samples)
+    skipping = sd3_nodes.SkipLayerGuidanceSD3.execute(model, "1,2", 3.0, 0.0, 1.0).result[0]
+    skipped, seen = traced("sd3", skipping)
+    assert relative(skipped, samples) > 1e-3
+    assert torch.equal(seen.steps[0].before, trace.steps[0].before)  # its own passes are not ours
+    _, controlled = traced("sd3", model, prompt={"control": Control()})
+    assert controlled.steps[0].size > 0 and not torch.equal(controlled.steps[0].before, trace.steps[0].before)
+
+
+def test_sd3_in_areas_and_batches():
+    model = tiny_dit.model("sd3")
+    _, trace = traced("sd3", model, {"max_refinements": 0}, prompt={"area": (10, 6, 0, 0)})
+    maps = trace.steps[0].maps[0]  # of a latent of 20 x 12
+    assert maps[:, :3, :2].amin() > 0 and maps[:, 3:].amax() == maps[:, :, 2:].amax() == 0
+    noise = tiny_dit.noise(5, 2, 16, 20, 12)
+    _, together = traced("sd3", model, batch=2, noise=noise)
+    for image in range(2):
+        _, alone = traced("sd3", model, noise=noise[[image]])
+        torch.testing.assert_close(together.steps[0].before[[image]], alone.steps[0].before, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together.steps[0].size[[image]], alone.steps[0].size, rtol=1e-3, atol=0)
 
 
 WIDE = 2056  # of a text in which T5 has features that CLIP leaves zero
