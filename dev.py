@@ -9,8 +9,8 @@
         the server tests on every ComfyUI release listed in dev.py; the table in docs/hosts.md
     python dev.py serve [--port N]
         ComfyUI with the pack, its workflows and the small model, until Ctrl-C
-    python dev.py world | train | bench
-        evaluate the small model (Sticker World), train it, judge the methods on it
+    python dev.py world | train | bench | bench-transformers
+        evaluate the small model (Sticker World), train it; what guidance costs, on UNets and on transformers
 
 The first call sets up PyTorch and ComfyUI in .dev/ (about 5 GB); later calls start at once.
 With COMFYUI_PATH=/path/to/ComfyUI that ComfyUI and its Python are used instead, and nothing is written there.
@@ -73,7 +73,10 @@ TIERS = {
     "world": ["tests/sticker_world"],
     "all": ["tests/lint", "tests/unit", "tests/host", "tests/server", "tests/sticker_world", "tests/browser"],
 }  # the browser last: playwright leaves an event loop running
-MODULES = {"world": "sticker_world.world", "train": "sticker_world.train", "bench": "bench"}
+MODULES = {
+    "world": "sticker_world.world", "train": "sticker_world.train", "bench": "bench",
+    "bench-transformers": "bench_transformers",
+}
 
 # Runs a module with our folders first on the path, also in an embedded Python, which ignores PYTHONPATH.
 LAUNCHER = """import runpy, sys

@@ -1,4 +1,4 @@
-"""Cost of S-CFG and Word Mask on transformers: `python -m bench_transformers` in tests/, with ComfyUI's Python.
+"""Cost of S-CFG and Word Mask on transformers: `python dev.py bench-transformers`.
 
 Random weights in the host's own classes at the widths, heads and sizes of the real models, reduced in depth to one
 block, which is watched. What making maps and guiding take is timed within the run, and the rest of it is what the run
