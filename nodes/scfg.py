@@ -5,15 +5,10 @@ from comfy_api.latest import io
 from ..guidance.attention_maps import COMPLETIONS, Completion
 from ..sampling.scfg.run import Settings, patch_scfg
 from .checks import checked
-from .inputs import COMPLETION_TOOLTIP, MAP_SCALES, ONE_GRID
+from .inputs import COMPLETION_TOOLTIP, MAP_SCALE_TOOLTIP, MAP_SCALES
 from .sockets import CATEGORY, Regions
 
 WHOLE_IMAGE = "whole image"
-
-MAP_SCALE_TOOLTIP = (
-    "The finest attention grid used, as a share of the latent's size; the next coarser one is used as well. 'auto' is "
-    f"the paper's 1/4 and 1/8, or the coarsest that the model has. {ONE_GRID}"
-)
 
 
 class SemanticGuidanceSCFG(io.ComfyNode):

@@ -123,3 +123,19 @@ def covered(conds: list[dict[str, Any]], x: Tensor, sigma: Tensor) -> Tensor | N
             view = view.narrow(axis + 2, described.area[dims + axis], described.area[axis])
         view |= described.mult > 0
     return where
+
+
+def guidance_direction(args: dict[str, Any], sigma: Tensor) -> Tensor | None:
+    """cond - uncond [B, C, *size] of the arguments of a post-CFG function, zero where one of the prompts does not act.
+
+    None where one of them is switched off by its timestep range. A sigma on the CPU spares a GPU from waiting.
+    """
+    x, prompts = args["input"], (args["cond"], args["uncond"])
+    if any(all(get_area_and_mult(cond, x, sigma) is None for cond in conds) for conds in prompts):
+        return None
+    direction = args["cond_denoised"] - args["uncond_denoised"]
+    for conds in prompts:
+        where = covered(conds, x, sigma)
+        if where is not None:
+            direction = torch.where(where, direction, 0)
+    return direction

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 ITERATIONS = 24
@@ -17,3 +18,17 @@ def percent_at(model_sampling: Any, sigma: float) -> float:
         else:
             high = middle
     return high
+
+
+class Progress:
+    """percent_at during a run: without waiting for a GPU, and once for each sigma."""
+
+    def __init__(self, model_sampling: Any):
+        self._model_sampling = copy.copy(model_sampling)
+        self._model_sampling._buffers = {name: buffer.cpu() for name, buffer in model_sampling._buffers.items()}
+        self._known: dict[float, float] = {}
+
+    def at(self, sigma: float) -> float:
+        if sigma not in self._known:
+            self._known[sigma] = percent_at(self._model_sampling, sigma)
+        return self._known[sigma]

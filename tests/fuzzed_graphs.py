@@ -50,6 +50,10 @@ WORDS = {
     "mask": "soft", "threshold": 0.5, "seed": 0, "completion": "power series", "map_scale": "auto",
     "image": ["picture", 0],
 }  # fmt: skip
+SCHEDULE = {
+    "model": ["loader", 0], "preset": "linear", "factor": 1.0, "words": "cat: 2", "clamp": 0.0, "power": 1.0,
+    "cfgpp_lambda": 0.6, "start_percent": 0.0, "end_percent": 1.0, "map_scale": "auto", "mask": ["mask", 0],
+}  # fmt: skip
 REGIONS = {"regions": ["scfg", 1], "latent": ["run", 0], "step": -1, "opacity": 0.5}
 CURVES = {"attention": ["excite", 1], "latent": ["run", 0]}
 
@@ -86,6 +90,7 @@ GRAPHS: dict[str, Graph] = {
     },
     "SEGA": {"concept": node("Concept", CONCEPT), "node": node("SEGA", SEGA), "run": sampled("node"),
              "out": preview("run")},
+    "Schedule": {"node": node("Schedule", SCHEDULE), "run": sampled("node"), "out": preview("run")},
 }  # fmt: skip
 
 NUMBERS = st.one_of(
@@ -94,8 +99,8 @@ NUMBERS = st.one_of(
 )
 PIECES = st.sampled_from([
     "cat", "dog", "a", "giraffe", "#1", "#0", "#76", "#77", "#-1", "#" + "9" * 20, "#" + "9" * 5000, "#\u0663", "", " ",
-    "(cat:1.2)", "(((", ")", "embedding:none", "\u732b", "\U0001f600", "e\u0301", "\u202e", "\x00", "\n", "a" * 300,
-    "\ud800",
+    "(cat:1.2)", "cat: 2", "dog: nan", "(((", ")", "embedding:none", "\u732b", "\U0001f600", "e\u0301", "\u202e",
+    "\x00", "\n", "a" * 300, "\ud800",
 ])  # fmt: skip
 TEXTS = st.one_of(
     st.text(max_size=20), st.lists(PIECES, max_size=6).map(", ".join), st.lists(PIECES, max_size=6).map(" ".join),

@@ -23,16 +23,18 @@ SCFG = {
     "word_mask": ["save_guided", "save_words"],
 }
 SEGA = {"sega": ["save_plain", "save_edited"]}
+SCHEDULE = {"schedule": ["save_plain", "save_guided", "save_words"]}
 ATTEND_EXCITE = {"attend_excite": ["save_plain", "save_excited"], "attention_curves": ["curves"]}
 
 
 def runs() -> list[tuple[Graph, dict[str, list[str]]]]:
     """Each graph, with what is shown of its run."""
     scfg, _ = demo_graph(None)
-    sega, attend_excite = (
-        workflow_files.on_sticker_world(workflow_files.load(name)) for name in ("sega_edit", "attend_excite")
+    sega, attend_excite, schedule = (
+        workflow_files.on_sticker_world(workflow_files.load(name))
+        for name in ("sega_edit", "attend_excite", "guidance_over_time")
     )
-    return [(scfg, SCFG), (sega, SEGA), (attend_excite, ATTEND_EXCITE)]
+    return [(scfg, SCFG), (sega, SEGA), (attend_excite, ATTEND_EXCITE), (schedule, SCHEDULE)]
 
 
 def shown(client: ComfyClient, graph: Graph, wanted: dict[str, list[str]]) -> dict[str, Image.Image]:

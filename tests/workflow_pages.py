@@ -223,6 +223,31 @@ PAGES = {
     "attend_excite_sdxl": Page("Attend-and-Excite (SDXL)", SDXL, ATTEND_EXCITE_GROUPS, ["save_plain", "save_excited"]),
     "sega_edit": Page("SEGA concept editing (SD 1.5)", SD15, SEGA_GROUPS, ["save_plain", "save_edited"]),
     "sega_edit_sdxl": Page("SEGA concept editing (SDXL)", SDXL, SEGA_GROUPS, ["save_plain", "save_edited"]),
+    "guidance_over_time": Page(
+        "Guidance over time (SD 1.5)",
+        SD15,
+        [
+            Group(
+                "1  Model and prompt",
+                "**Guidance Schedule** changes cfg while sampling. *Prompt with Words* lets it find words.",
+                ["loader", "positive", "negative", "latent"],
+            ),
+            Group("2  One scale", "The same seed, one cfg from start to end.", ["plain", "plain_image", "save_plain"]),
+            Group(
+                "3  Over time",
+                "**preset** says how guidance changes. *linear* begins without any and ends with twice as much; on "
+                "average it is your cfg. A **clamp** of 2 or so keeps some from the start.",
+                ["schedule", "guided", "guided_image", "save_guided"],
+            ),
+            Group(
+                "4  By words",
+                "A number after a word is a factor on cfg - 1 where the model sees it: 0 is no guidance there, 2 twice "
+                "as much.",
+                ["schedule_words", "by_words", "words_image", "save_words"],
+            ),
+        ],
+        ["save_plain", "save_guided", "save_words"],
+    ),
     "all_together": Page(
         "All together (SD 1.5)",
         SD15,

@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from host import attend_excite_runs, scfg_runs, sega_runs, tiny
+from host import attend_excite_runs, scfg_runs, schedule_runs, sega_runs, tiny
 from host.scfg_runs import relative, run
 
 from semantic_guidance.sampling.word_mask import word_maps
@@ -24,7 +24,11 @@ def with_attend_excite(model) -> tuple:
     return attend_excite_runs.with_trace(model)
 
 
-NODES = [with_scfg, with_sega, with_attend_excite]
+def with_schedule(model) -> tuple:
+    return schedule_runs.scheduled(model), None
+
+
+NODES = [with_scfg, with_sega, with_attend_excite, with_schedule]
 
 
 def stacked(model, nodes) -> tuple:

@@ -10,8 +10,8 @@ from shipped import shipped
 
 FILES = [path for path in shipped() if path.suffix == ".py"]
 STANDARD = {
-    "__future__", "collections", "contextlib", "copy", "dataclasses", "difflib", "functools", "inspect", "logging",
-    "math", "re", "sys", "types", "typing", "unicodedata", "uuid",
+    "__future__", "collections", "contextlib", "copy", "dataclasses", "difflib", "functools", "inspect", "itertools",
+    "logging", "math", "re", "sys", "types", "typing", "unicodedata", "uuid",
 }  # fmt: skip
 ALLOWED = STANDARD | {"torch", "numpy", "PIL", "comfy", "comfy_api", "comfyui_version"}
 BUILTINS = {"eval", "exec", "compile", "open", "__import__", "globals", "input", "print", "breakpoint"}

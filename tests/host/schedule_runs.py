@@ -1,0 +1,13 @@
+"""Sampling with and without Guidance Schedule and Guidance Meter on tiny models, through the nodes that a user has."""
+
+from __future__ import annotations
+
+from semantic_guidance.nodes.schedule import SemanticGuidanceSchedule
+
+DEFAULTS = {
+    item.id: item.default for item in SemanticGuidanceSchedule.define_schema().inputs if hasattr(item, "default")
+}
+
+
+def scheduled(model, **settings):
+    return SemanticGuidanceSchedule.execute(model, **{**DEFAULTS, **settings}).result[0]
