@@ -69,6 +69,21 @@ def test_the_same_graph_again_gives_the_same_pictures(comfy):
             np.testing.assert_array_equal(one, other)
 
 
+def test_a_graph_saved_with_another_packs_s_cfg_runs_with_ours(comfy):
+    """That pack is not installed here. Its node has one input, one output and no settings; ours is as in the paper."""
+    graph = small("scfg_text_to_image")
+    graph["scfg"]["inputs"]["map_scale"] = "auto"
+    for name in ("regions", "save_regions", "save_rates", "words", "save_words"):
+        del graph[name]
+    inputs = {"model": graph["scfg"]["inputs"]["model"]}
+    saved = graph | {"scfg": {"class_type": "SemanticAwareGuidance", "inputs": inputs, "_meta": {"title": "S-CFG"}}}
+    found = comfy.run(saved)
+    plain, guided = pictures(comfy, found, "save_plain"), pictures(comfy, found, "save_guided")
+    assert not np.array_equal(plain[0], guided[0])
+    comfy.forget()
+    np.testing.assert_array_equal(guided[0], pictures(comfy, comfy.run(graph), "save_guided")[0])
+
+
 def test_an_unknown_word_is_named_with_the_words_there_are(comfy):
     graph = small("scfg_text_to_image")
     graph["words"]["inputs"]["words"] = "cat, giraffe"
