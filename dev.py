@@ -102,6 +102,8 @@ def main(arguments: list[str]) -> int:
         return run("demo", rest)
     if command == "serve":
         return run("comfy_server", rest)
+    if command == "release":
+        return wait([sys.executable, str(TESTS / "release.py"), *rest], dict(os.environ), ROOT)
     if command in MODULES:
         return run(MODULES[command], rest, with_host=True)
     raise SetupError(f"there is no command {command!r}; python dev.py --help lists them")
