@@ -121,10 +121,22 @@ def word_maps(
     guider.inner_set_conds({"positive": conditioning})
 
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
+    _check_latent(model, samples)
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     sigmas = torch.tensor([noise_sigma(model, noise_level), 0.0])
     guider.sample(noise, samples, KSAMPLER(_one_call), sigmas, latent.get("noise_mask"), disable_pbar=True, seed=seed)
     return run.maps
+
+
+def _check_latent(model: ModelPatcher, samples: Tensor) -> None:
+    latent_format = model.get_model_object("latent_format")
+    channels, axes = latent_format.latent_channels, latent_format.latent_dimensions
+    if samples.ndim != 2 + axes or samples.shape[1] != channels:
+        raise ValueError(
+            f"{NODE}: the latent is {' x '.join(map(str, samples.shape))}, but this model's have {channels} channels "
+            f"and {'frames, height and width' if axes == 3 else 'height and width'}. Connect what its own sampler "
+            "returns, or VAE Encode with its VAE."
+        )
 
 
 def _without_reference(model: ModelPatcher) -> ModelPatcher:

@@ -67,6 +67,21 @@ def test_a_clip_gets_a_mask_for_each_latent_frame_and_one_preview(name, tmp_path
         assert len(output.ui.as_dict()["images"]) == 2 * 2
 
 
+@pytest.mark.parametrize(("name", "shape", "message"), [
+    ("flux", (1, 4, 10, 6), "Word Mask: the latent is 1 x 4 x 10 x 6, but this model's have 16 channels and height"),
+    ("flux", (1, 16, 2, 10, 6), "1 x 16 x 2 x 10 x 6, but this model's have 16 channels and height and width"),
+    ("wan", (1, 4, 2, 10, 6), "1 x 4 x 2 x 10 x 6, but this model's have 16 channels and frames, height and width"),
+])
+def test_a_latent_of_another_model_is_refused(name, shape, message):
+    with pytest.raises(ValueError, match=message):
+        look(tiny_dit.model(name), prompt(name), ["cat"], torch.ones(shape))
+
+
+def test_a_picture_is_a_clip_of_one_frame():
+    (seen,) = look(tiny_dit.model("wan"), prompt("wan"), ["cat"], torch.ones(1, 16, 10, 6))
+    assert seen.attention.shape == (1, 1, 10, 6)
+
+
 @pytest.mark.parametrize("name", ["qwen", "wan"])
 def test_masked_prompts_count_where_they_act(name):
     conditioning = masked(name, prompt(name), True) + masked(name, tiny_dit.prompt(name, 2), False)
