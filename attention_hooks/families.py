@@ -77,7 +77,9 @@ _hunyuan = partial(
     Family, kind="joint", layers=stacks(_edges, double="double_blocks", single="single_blocks"), gradient=IN_PLACE,
     sequence=Sequence(tokens("clip_fea"), tokens("txt_byt5"), text, latents("ref_latent"), image),
 )
-_cosmos = partial(Family, kind="cross", layers=stacks(_edges_of_cosmos, block="blocks"), window=CROSS, read=3)
+_cosmos = partial(  # ComfyUI 0.18 does not name the blocks of any
+    Family, kind="cross", layers=stacks(_edges_of_cosmos, True, block="blocks"), keyed=False, window=CROSS, read=3
+)
 _wan = partial(Family, kind="cross", layers=stacks(_edges, double="blocks"), window=CROSS, gradient=TRAINING)
 _transformer = stacks(square(), double="transformer_blocks")
 _transformer_of_1 = stacks(_one, double="transformer_blocks")
@@ -135,8 +137,7 @@ FAMILIES: tuple[Family, ...] = (
         latents("reference_latent"), image, latents("time_dim_concat"), latents("pose_latents"))),
     _cosmos("Cosmos Predict 2", ("CosmosPredict2",), gradient=KERNEL),
     _cosmos("Anima", ("Anima",), token_ids="t5xxl_ids", gradient=KERNEL),
-    _cosmos("Cosmos 1", ("CosmosVideo",), layers=stacks(_edges_of_cosmos, True, block="blocks"), keyed=False,
-            gradient=UNPROVEN),
+    _cosmos("Cosmos 1", ("CosmosVideo",), gradient=UNPROVEN),
     Family("LTX-Video", ("LTXV",), "cross", stacks(_one, True, block="transformer_blocks"), window=CROSS,
            keyed=False, gradient=IN_PLACE),
     Family("Kandinsky 5", ("Kandinsky5", "Kandinsky5Image"), "cross",
