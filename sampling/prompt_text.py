@@ -35,9 +35,9 @@ class PromptText(NamedTuple):
 def prompt_text(cond: dict[str, Any], family: Family) -> PromptText | None:
     """None without text."""
     length = text_length(cond)
-    encoded = cond.get("cross_attn")
-    if not length or encoded is None:
+    if not length:
         return None
+    encoded = _encoded(cond)
     words = cond.get(CONDITIONING_KEY)
     if family.token_ids and words is not None and words.token_ids is not None:
         words = PromptWords(words.token_ids, length)
@@ -56,9 +56,15 @@ def word_columns(cond: dict[str, Any], text: PromptText) -> tuple[int, ...]:
     elif text.token_ids is not None:
         found = set(range(text.token_ids.shape[-1]))
     else:
-        encoded = _not_padding(cond["cross_attn"], cond.get("attention_mask"))
+        encoded = _not_padding(_encoded(cond), cond.get("attention_mask"))
         found = {column + text.moved for column in encoded}
     return tuple(sorted(column for column in found if column < text.compared))
+
+
+def _encoded(cond: dict[str, Any]) -> Tensor:
+    """The conditioning; where a node keeps none in the cond, what the model is called with."""
+    encoded = cond.get("cross_attn")
+    return cond["model_conds"]["c_crossattn"].cond if encoded is None else encoded
 
 
 def _clip_columns(encoded: Tensor, family: Family) -> int:
