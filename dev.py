@@ -9,6 +9,8 @@
         the server tests on every ComfyUI release listed in dev.py; the table in docs/hosts.md
     python dev.py serve [--port N]
         ComfyUI with the pack, its workflows and the small model, until Ctrl-C
+    python dev.py release X.Y.Z [--checked]
+        check that all is ready, with the tests unless --checked says that they have passed; set the version
     python dev.py world | train | bench | bench-transformers
         evaluate the small model (Sticker World), train it; what guidance costs, on UNets and on transformers
 
