@@ -153,7 +153,7 @@ class AttendExciteRun(Run):
         if len(steps) < len(self.plan):
             self.warn_once(
                 f"the latent was moved at {len(steps)} of {len(self.plan)} steps. At the others no prompt with these "
-                "words acts, or the sampler called the model at sigmas of its own."
+                "words acts, a cache spared the step, or the sampler called the model at sigmas of its own."
             )
         self.record.add(trace)
 

@@ -136,25 +136,27 @@ def test_what_leaves_no_gradient_is_named(model, monkeypatch):
 
 
 @pytest.mark.parametrize("node", [easycache.EasyCacheNode, easycache.LazyCacheNode])
-def test_beside_the_hosts_caches_in_either_order(model, node):
+def test_beside_the_hosts_caches_in_either_order(model, node, caplog):
+    """They spare most of these steps: EasyCache calls of the model, LazyCache what came before it on the model, too."""
     def cached(model):
         return first(node.execute(model, 1e6, 0.0, 1.0, False))
-
-    seen = []
 
     def watching(executor, *args, **kwargs):
         seen.append(EXTRA_PASS in args[-1])
         return executor(*args, **kwargs)
 
-    expected, _ = sampled(model)
-    for patch in (lambda model: cached(excited(model, **GENTLE)), lambda model: excited(cached(model), **GENTLE)):
-        other = patch(model)
+    seen: list[bool] = []
+    inner, inner_record = with_trace(model, **GENTLE)
+    outer, outer_record = with_trace(cached(model), **GENTLE)
+    images = []
+    for other, record in ((cached(inner), inner_record), (outer, outer_record)):
         other.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "first_block_cache", watching)
-        assert relative(run(other, steps=2), expected) < 1e-4  # nothing to spare yet
-        record_model, record = with_trace(cached(model), **GENTLE)
-        samples = run(record_model, steps=8)
-        assert [step.step for step in record.of(samples).steps][:1] == [0]
-    assert seen == [False] * len(seen) and seen
+        images.append(run(other, steps=8))
+        moved = [step.step for step in record.of(images[-1]).steps]
+        assert moved == [0, 1, 2, 3] or f"moved at {len(moved)} of 4 steps" in caplog.text
+    assert 0 < len(seen) < 16 and not any(seen)
+    if node is easycache.EasyCacheNode:
+        assert relative(*images) < 1e-4 and "moved at" not in caplog.text
 
 
 def with_first_block_cache(model):
