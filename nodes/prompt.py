@@ -107,10 +107,13 @@ def _with_words(conditioning: list, clip, text: str) -> tuple[list, list[str]]:
 def _recorded(clip, text: str, length: int, beside: frozenset[str], notes: list[str]) -> dict[str, Any]:
     try:
         words, found = prompt_words(clip, text, length, beside)
-    except UnknownWords as reason:
+    except Exception as error:  # text encoders of other packs may be made in any way, and their prompts are encoded
+        known = isinstance(error, UnknownWords)
+        reason = str(error) if known else f"its text encoder is not made as ComfyUI's are ({error!r})"
+        log.debug("Words of a prompt", exc_info=error)
         notes.append(f"The words of this prompt are unknown, because {reason}. Other nodes can name its tokens by "
                      "number, such as #5.")
-        return {PROBLEM_KEY: str(reason)}
+        return {PROBLEM_KEY: reason}
     notes += [note for note in found if note not in notes]
     return {CONDITIONING_KEY: words}
 

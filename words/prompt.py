@@ -95,11 +95,11 @@ class _Reading(NamedTuple):
     words: tuple[Word, ...]
     unknown: list[str]  # words with characters that the vocabulary does not have
     cut: list[str]  # words that are not in the conditioning
-    weights: bool  # whether the encoder read weights as text
+    weight: str  # the first that the encoder read as text
 
 
 def _read(placed: Placed, text: str) -> _Reading:
-    spoken, weights = _speak(placed, text)
+    spoken, weight = _speak(placed, text)
     words: list[Word] = []
     unknown, cut = [], []
     for start, stop in _whole_tokens(spoken):
@@ -116,7 +116,7 @@ def _read(placed: Placed, text: str) -> _Reading:
             elif columns:
                 words.append(Word(word, tuple(columns)))
     words = sorted(words + _embeddings(placed), key=lambda word: word.tokens)
-    return _Reading(tuple(words), unknown, cut, weights)
+    return _Reading(tuple(words), unknown, cut, weight)
 
 
 def _places(encoder: Encoder, spelled: Sequence[tuple[int, ...]]) -> list[int]:
@@ -126,26 +126,26 @@ def _places(encoder: Encoder, spelled: Sequence[tuple[int, ...]]) -> list[int]:
     return [place for place in within if isinstance(encoder.entries[place], int)]
 
 
-def _speak(placed: Placed, text: str) -> tuple[Spoken, bool]:
-    """The text as the encoder read it, and whether weights stayed in it."""
+def _speak(placed: Placed, text: str) -> tuple[Spoken, str]:
+    """The text as the encoder read it, and the first weight that stayed in it."""
     encoder, columns, _ = placed
     found = _spoken(encoder, text, encoder.prompt)
     if not found and len(columns) == len(encoder.entries):  # the prompt has a template of its own, and all is encoded
         found = _spoken(encoder, text, range(len(encoder.entries)))
     if not found:
         raise UnknownWords(f"the tokens that {encoder.name} makes of the prompt spell something else")
-    spoken, weights = next((item for item in found if item[0].stop == len(item[0].text)), found[0])
+    spoken, weight = next((item for item in found if item[0].stop == len(item[0].text)), found[0])
     if not spoken.spaces:
         raise UnknownWords(f"{encoder.name} reads the words of the prompt without the spaces between them")
-    return spoken, weights
+    return spoken, weight
 
 
-def _spoken(encoder: Encoder, text: str, places: range) -> list[tuple[Spoken, bool]]:
+def _spoken(encoder: Encoder, text: str, places: range) -> list[tuple[Spoken, str]]:
     entries = [(place, encoder.entries[place]) for place in places]
     tokens = [(place, None if isinstance(entry, Embedding) else entry) for place, entry in entries if entry is not None]
     spelled = characters(tokens, encoder.vocabulary, encoder.kind)
-    read = [(speak(candidate, spelled), weights) for candidate, weights in possible_texts(text)]
-    return [(spoken, weights) for spoken, weights in read if spoken is not None]
+    read = [(speak(candidate, spelled), weight) for candidate, weight in possible_texts(text)]
+    return [(spoken, weight) for spoken, weight in read if spoken is not None]
 
 
 def _whole_tokens(spoken: Spoken) -> list[tuple[int, int]]:
@@ -171,10 +171,8 @@ def _embeddings(placed: Placed) -> list[Word]:
 
 def _notes(encoder: Encoder, reading: _Reading) -> list[str]:
     notes = []
-    if reading.weights:
-        notes.append(
-            f"{encoder.name} has no weights: it reads brackets and numbers such as (red:1.2) as text. Leave them out."
-        )
+    if reading.weight:
+        notes.append(f'{encoder.name} has no weights: it reads "{reading.weight}" as text. Leave out all but the words.')
     unknown = [word for word in reading.unknown if any(letter.isalnum() for letter in word)]
     if unknown:
         notes.append(f"{encoder.name} does not know {_quoted(unknown)}. Other nodes cannot name what it cannot read.")

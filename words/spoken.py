@@ -13,6 +13,7 @@ from .pieces import UNKNOWN, Character
 from .split import BREAK
 
 _EMBEDDING = re.compile(r"(?:^|(?<=\s))embedding:[^\s<\[]*[^\s<\[,]")
+_WEIGHT = re.compile(r"\([^()]*:\s*-?[\d.]+\s*\)")
 _QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")  # transformers 4 straightens them where ftfy is installed
 
 
@@ -54,23 +55,24 @@ def _letters(texts: Iterable[str]) -> _Letters:
     return _Letters("".join(letters), origin, breaks)
 
 
-def possible_texts(prompt: str) -> list[tuple[str, bool]]:
-    """What a tokenizer may have read of a prompt, and whether weights such as (red:1.2) were left in it.
+def possible_texts(prompt: str) -> list[tuple[str, str]]:
+    """What a tokenizer may have read of a prompt, and the first weight that was left in it, such as "(red:1.2)".
 
     As comfy.sd1_clip.SDTokenizer: with weights and embeddings taken out, else with either, else all as it stands.
     """
     escaped = escape_important(prompt)
     parts = [unescape_important(part) for part, _weight in token_weights(escaped, 1.0)]
     plain = unescape_important(escaped)
-    weighted = "".join(parts) != plain
+    weight = _WEIGHT.search(plain)
+    left = weight[0] if weight else ""
     texts = {
-        BREAK.join(_EMBEDDING.sub("", part) for part in parts): False,
-        BREAK.join(parts): False,
-        _EMBEDDING.sub("", plain): weighted,
-        plain: weighted,
-        prompt: weighted,
+        BREAK.join(_EMBEDDING.sub("", part) for part in parts): "",
+        BREAK.join(parts): "",
+        _EMBEDDING.sub("", plain): left,
+        plain: left,
+        prompt: left,
     }
-    return [(unicodedata.normalize("NFC", text), literal) for text, literal in texts.items()]
+    return [(unicodedata.normalize("NFC", text), weight) for text, weight in texts.items()]
 
 
 def speak(text: str, spelled: Sequence[Character]) -> Spoken | None:

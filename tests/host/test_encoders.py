@@ -107,10 +107,12 @@ class TestEveryEncoder:
         found = words(clip, "a (red:1.3) cat")
         if name in WITHOUT_WEIGHTS:
             assert texts(found) == ["a", "(", "red", ":", "1", ".", "3", ")", "cat"]
-            assert caplog.text.count("has no weights") == 1
+            assert caplog.text.count('has no weights: it reads "(red:1.3)" as text') == 1
+            caplog.clear()
+            words(clip, "a cat (left) and a dog")
         else:
             assert texts(found) == ["a", "red", "cat"]
-            assert not caplog.text
+        assert not caplog.text
 
     def test_no_prompt_fails(self, name):
         """And what is named is right, also where not all is."""

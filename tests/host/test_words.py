@@ -150,6 +150,22 @@ class TestWords:
         assert extra[PROBLEM_KEY] in caplog.text
 
 
+    @pytest.mark.parametrize("tokens", [[[5, 6]], {"l": [[5, 6]]}, {"l": None}, None])
+    def test_tokens_of_any_make_do_no_harm(self, clip, tokens, caplog):
+        class Other:
+            tokenizer, cond_stage_model = clip.tokenizer, clip.cond_stage_model
+
+            def tokenize(self, text, return_word_ids=False):
+                return tokens
+
+            def encode_from_tokens_scheduled(self, tokens):
+                return [[torch.zeros(1, 2, 8), {}]]
+
+        ((_, extra),) = SemanticGuidancePrompt.execute(Other(), "a cat").result[0]
+        assert "not made as ComfyUI's are" in extra[PROBLEM_KEY]
+        assert caplog.text.count(extra[PROBLEM_KEY]) == 1
+
+
 class TestWordsOfAPrompt:
     """For what other packs have encoded."""
 
