@@ -172,7 +172,7 @@ def _embeddings(placed: Placed) -> list[Word]:
 def _notes(encoder: Encoder, reading: _Reading) -> list[str]:
     notes = []
     if reading.weight:
-        notes.append(f'{encoder.name} has no weights: it reads "{reading.weight}" as text. Leave out all but the words.')
+        notes.append(f'{encoder.name} has no weights: it reads "{reading.weight}" as text. Write the words alone.')
     unknown = [word for word in reading.unknown if any(letter.isalnum() for letter in word)]
     if unknown:
         notes.append(f"{encoder.name} does not know {_quoted(unknown)}. Other nodes cannot name what it cannot read.")
