@@ -64,8 +64,8 @@ def watch(
     """A copy of one forward's transformer_options in which `observer` sees each of the `layers` at most once.
 
     A layer is seen if its queries and keys are as many as the latent's positions and the text's tokens make; one that
-    another node replaces, or whose positions it merges, is not. Chained in front of an override that is already
-    there, which still sees every call.
+    another node replaces, or whose positions it merges or divides, is not. Chained in front of an override that is
+    already there, which still sees every call.
     """
     watcher = _WATCHERS[family.kind](family, call, layers, observer)
     options = transformer_options if family.keyed else watcher.counted(transformer_options)
@@ -141,8 +141,13 @@ class _UNet(_Watcher):
         height, width = options["activations_shape"][-2:]
         latent, text = (self.call.rows, height * width), (self.call.rows, self.call.text)
         shapes = [(t.shape[0], t.shape[2]) for t in (own.q, own.k, attention.q, attention.k)]
-        if shapes == [latent, latent, latent, text]:
+        if shapes == [latent, latent, latent, text] and self.is_whole(height, width):
             self.hand_over(key, (1, height, width), own, attention)
+
+    def is_whole(self, height: int, width: int) -> bool:
+        """Whether a grid has the latent's shape, up to rounding; not where a picture is divided among devices."""
+        rows, columns = self.call.size
+        return abs(height * columns - width * rows) < 2 * max(rows, columns)
 
 
 class _Cross(_Watcher):

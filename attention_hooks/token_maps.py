@@ -146,7 +146,8 @@ class Capture:
             blocks = ", ".join(f"{name} {number}" for (name, number), *_ in self._layers)
             raise ValueError(
                 f"{self._node}: another node replaces every attention layer that this node reads ({blocks}), as those "
-                "for attention couple, NegPip or NAG do. Remove that node, or limit it to fewer blocks."
+                "for attention couple, NegPip or NAG do, or divides it among devices. Remove that node, or limit it to "
+                "fewer blocks."
             )
         for where, part in parts.items():
             seen = part.size if where.frames is None else (size[0], *part.size[1:])
