@@ -3,8 +3,9 @@
 
     python dev.py demo [--checkpoint FILE] [--output DIR]
         pictures, in ./demo: S-CFG beside plain CFG, the regions it guided, what each word saw
-    python dev.py test [lint|unit|host|server|browser|world|all] [pytest arguments]
-        without arguments: everything, and the server tests on the oldest supported ComfyUI as well
+    python dev.py test [lint|unit|host|server|browser|world|gpu|all] [pytest arguments]
+        without arguments: everything but gpu, and the server tests on the oldest supported ComfyUI as well
+        gpu: what must hold on any device, on CUDA in three precisions (on TEST_DEVICE, where it is set)
     python dev.py matrix [VERSION ...]
         the server tests on every ComfyUI release listed in dev.py; the table in docs/hosts.md
     python dev.py serve [--port N]
@@ -36,6 +37,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 TESTS = ROOT / "tests"
+sys.path.insert(0, str(TESTS))
+
+from chromium import MISSING, chromium  # noqa: E402  in tests/
+
 DEV = ROOT / ".dev"
 HOST = DEV / "ComfyUI"
 VENV = DEV / "venv"
@@ -73,8 +78,10 @@ TIERS = {
     "server": ["tests/server"],
     "browser": ["tests/browser"],
     "world": ["tests/sticker_world"],
+    "gpu": ["tests/host", "-m", "identity"],
     "all": ["tests/lint", "tests/unit", "tests/host", "tests/server", "tests/sticker_world", "tests/browser"],
 }  # the browser last: playwright leaves an event loop running
+PRECISIONS = ("float32", "float16", "bfloat16")  # of the GPU tests
 MODULES = {
     "world": "sticker_world.world", "train": "sticker_world.train", "bench": "bench",
     "bench-transformers": "bench_transformers",
@@ -114,11 +121,36 @@ def main(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     """Run a tier; without any arguments all of them, and the server tests on the oldest ComfyUI as well."""
     tier, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in TIERS else ("all", arguments)
+    if tier == "gpu":
+        return gpu_tests(rest)
     code = run("pytest", [*TIERS[tier], *rest], folder=ROOT)
-    if code or arguments or os.environ.get("COMFYUI_PATH"):
-        return code
-    print(f"\nThe server tests on ComfyUI {OLDEST}, the oldest supported:", flush=True)
-    return server_tests(OLDEST)
+    if not (code or arguments or os.environ.get("COMFYUI_PATH")):
+        print(f"\nThe server tests on ComfyUI {OLDEST}, the oldest supported:", flush=True)
+        code = server_tests(OLDEST)
+    if "tests/browser" in TIERS[tier] and not chromium():
+        code = not_run("the browser tests", MISSING) or code
+    return code
+
+
+def gpu_tests(arguments: list[str]) -> int:
+    """The tests that must hold on any device, in each precision; without CUDA only where TEST_DEVICE names a device."""
+    python, _ = existing_environment() if os.environ.get("COMFYUI_PATH") else own_environment()
+    device = os.environ.get("TEST_DEVICE", "cuda")
+    test = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    if device == "cuda" and subprocess.run([str(python), "-c", test], check=False).returncode:
+        return not_run("the tests on a GPU", "PyTorch finds no CUDA device here")
+    codes = []
+    for precision in PRECISIONS:
+        print(f"\n{precision} on {device}:", flush=True)
+        os.environ |= {"TEST_DEVICE": device, "TEST_PRECISION": precision}
+        codes.append(run("pytest", [*TIERS["gpu"], *arguments], folder=ROOT))
+    return max(codes)
+
+
+def not_run(what: str, why: str) -> int:
+    """Say it last, where it is seen. Where CI is set nothing may be left out, so that is a failure there."""
+    print(f"\nNot run: {what}. Reason: {why}.")
+    return int(os.environ.get("CI") == "true")
 
 
 def run(module: str, arguments: list[str], folder: Path | None = None, with_host: bool = False) -> int:

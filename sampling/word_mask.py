@@ -94,7 +94,8 @@ class _WordRun(Run):
                 "leaves nothing. Change noise_level, or connect the prompt without its range."
             )
         total = sum(share)
-        return WordMap(phrase, (sum(attention) / total.clamp_min(1e-8))[:, 0].cpu(), total[:, 0].cpu())
+        mean = sum(attention) / total.clamp_min(1e-8)
+        return WordMap(phrase, mean[:, 0].float().cpu(), total[:, 0].float().cpu())
 
 
 def word_maps(

@@ -1,8 +1,9 @@
 """Cost of guidance as a ratio to plain CFG, measured in the same run: `python dev.py bench`.
 
-Random weights in the host's own classes at the real topologies. Plain and guided sampling alternate; time is CPU time
-per sampling step, so that other load on the machine matters little; the ratio is the median over the rounds. Memory is
-the peak of what torch holds beyond the weights, from its profiler.
+Random weights in the host's own classes at the real topologies. Plain and guided sampling alternate; the ratio is the
+median over the rounds. On the CPU, time is CPU time, so that other load on the machine matters little, and memory is
+the peak of what torch holds beyond the weights, from its profiler. With --device cuda, time is what lies between two
+events on the stream, and memory the peak that torch's allocator counts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ from typing import NamedTuple
 
 from paths import use_host
 
-use_host()
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--rounds", type=int, default=3, help="times that plain and guided sampling alternate")
+parser.add_argument("--steps", type=int, default=1, help="sampling steps in each")
+parser.add_argument("--method", choices=["S-CFG", "A&E", "SEGA", "SEGA-3"], default="S-CFG")
+parser.add_argument("--width", type=int, default=320, help="model channels of SD 1.5; SDXL has half of it on the CPU")
+parser.add_argument("--only", choices=["sd15", "sdxl"], help="one topology only")
+parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="float32 on the CPU, float16 on CUDA")
+ARGUMENTS = parser.parse_args()
+use_host(ARGUMENTS.device)  # before anything of the host is imported
 
 import comfy.model_patcher  # noqa: E402
 import comfy.sample  # noqa: E402
@@ -29,8 +38,8 @@ from semantic_guidance.sampling.scfg import run as scfg  # noqa: E402
 from semantic_guidance.sampling.sega.concepts import Concept  # noqa: E402
 from semantic_guidance.sampling.sega.run import patch_sega  # noqa: E402
 
-CPU = torch.device("cpu")
-
+CPU, DEVICE = torch.device("cpu"), torch.device(ARGUMENTS.device)
+DTYPE = torch.float32 if DEVICE == CPU else torch.float16
 
 METHODS = {
     "S-CFG": lambda model: scfg.patch_scfg(model, scfg.Settings())[0],
@@ -82,9 +91,15 @@ def sdxl(width: int, latent: int) -> Topology:
     return Topology(comfy.supported_models.SDXL, unet, latent, 2048)
 
 
-def build(topology: Topology, dtype: torch.dtype) -> comfy.model_patcher.ModelPatcher:
-    config = topology.config_class(dict(topology.unet, dtype=dtype))
-    config.set_inference_dtype(dtype, None)
+TOPOLOGIES = {
+    "sd15": ("SD 1.5", ARGUMENTS.width, sd15),
+    "sdxl": ("SDXL", ARGUMENTS.width // 2 if DEVICE == CPU else ARGUMENTS.width, sdxl),
+}
+
+
+def build(topology: Topology) -> comfy.model_patcher.ModelPatcher:
+    config = topology.config_class(dict(topology.unet, dtype=DTYPE))
+    config.set_inference_dtype(DTYPE, None)
     model = config.get_model({}, "", CPU)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -93,7 +108,7 @@ def build(topology: Topology, dtype: torch.dtype) -> comfy.model_patcher.ModelPa
                 parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
             else:
                 parameter.fill_(0.1)
-    return comfy.model_patcher.ModelPatcher(model.eval(), CPU, CPU)
+    return comfy.model_patcher.ModelPatcher(model.eval(), DEVICE, CPU)
 
 
 def sampler(model, topology: Topology, steps: int) -> Callable[[], None]:
@@ -115,14 +130,29 @@ def sampler(model, topology: Topology, steps: int) -> Callable[[], None]:
     return run
 
 
-def cpu_seconds(run: Callable[[], None]) -> float:
-    start = time.process_time()
+def seconds(run: Callable[[], None]) -> float:
+    """CPU time of `run`; on a GPU the time between an event before its first kernel and one after its last."""
+    if DEVICE == CPU:
+        start = time.process_time()
+        run()
+        return time.process_time() - start
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    before.record()
     run()
-    return time.process_time() - start
+    after.record()
+    torch.cuda.synchronize()
+    return before.elapsed_time(after) / 1000
 
 
 def peak_bytes(run: Callable[[], None]) -> int:
-    """The most that torch held at once during `run`, beyond what it held before."""
+    """The most that torch held at once on the device during `run`, beyond what it held before."""
+    if DEVICE != CPU:
+        run()  # loads the weights, which stay
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - held
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()
     held = peak = 0
@@ -136,39 +166,29 @@ def _memory_events(profile) -> Iterator:
     return (event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
 
 
-def compare(name: str, method: str, topology: Topology, dtype: torch.dtype, rounds: int, steps: int) -> None:
-    model = build(topology, dtype)
+def compare(name: str, method: str, topology: Topology) -> None:
+    rounds, steps = ARGUMENTS.rounds, ARGUMENTS.steps
+    model = build(topology)
     guided = METHODS[method](model)
     plain_run, guided_run = sampler(model, topology, steps), sampler(guided, topology, steps)
     plain_peak, guided_peak = peak_bytes(plain_run), peak_bytes(guided_run)  # these also warm up
     plain_time, guided_time = [], []
     for _ in range(rounds):
-        plain_time.append(cpu_seconds(plain_run))
-        guided_time.append(cpu_seconds(guided_run))
+        plain_time.append(seconds(plain_run))
+        guided_time.append(seconds(guided_run))
     ratios = [b / a for a, b in zip(plain_time, guided_time, strict=True)]
     print(
         f"{name:<30} {method} / CFG time {statistics.median(ratios):.4f} ({min(ratios):.4f} to {max(ratios):.4f})"
-        f"  step {statistics.median(plain_time) / steps:.2f} s  memory +{(guided_peak - plain_peak) / 2**20:.1f} MB"
+        f"  step {statistics.median(plain_time) / steps:.3f} s  memory +{(guided_peak - plain_peak) / 2**20:.1f} MB"
         f" of {plain_peak / 2**20:.0f} MB",
         flush=True,
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="times that plain and guided sampling alternate")
-    parser.add_argument("--steps", type=int, default=1, help="sampling steps in each")
-    parser.add_argument("--method", choices=list(METHODS), default="S-CFG")
-    parser.add_argument("--width", type=int, default=320, help="model channels of SD 1.5; SDXL has half of it")
-    parser.add_argument("--only", choices=["sd15", "sdxl"], help="one topology only")
-    arguments = parser.parse_args()
-    if arguments.only != "sdxl":
-        name = f"SD 1.5, {arguments.width} channels, 64x64"
-        compare(name, arguments.method, sd15(arguments.width, 64), torch.float32, arguments.rounds, arguments.steps)
-    if arguments.only != "sd15":
-        width = arguments.width // 2
-        name = f"SDXL, {width} channels, 64x64"
-        compare(name, arguments.method, sdxl(width, 64), torch.float32, arguments.rounds, arguments.steps)
+    for name in [ARGUMENTS.only] if ARGUMENTS.only else TOPOLOGIES:
+        label, channels, topology = TOPOLOGIES[name]
+        compare(f"{label}, {channels} channels, 64x64", ARGUMENTS.method, topology(channels, 64))
 
 
 if __name__ == "__main__":

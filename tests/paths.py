@@ -11,8 +11,8 @@ ROOT = TESTS.parent
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".dev" / "ComfyUI").resolve()
 
 
-def use_host(cpu: bool = True) -> None:
-    """Make the host's modules importable in this process; before anything of `comfy` is.
+def use_host(device: str = os.environ.get("TEST_DEVICE", "cpu")) -> None:
+    """Make the host's modules importable in this process, for this kind of device; before anything of `comfy` is.
 
     First on the path, because the host's `nodes.py` has the name of our folder.
     """
@@ -20,4 +20,4 @@ def use_host(cpu: bool = True) -> None:
         sys.path.insert(0, str(COMFYUI))
     from comfy.cli_args import args
 
-    args.cpu = cpu
+    args.cpu = device == "cpu"

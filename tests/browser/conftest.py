@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from chromium import MISSING, chromium
 from comfy_server import comfy_server, stop_on_terminate
 from workflow_pages import PAGES
 
@@ -13,11 +14,8 @@ from workflow_pages import PAGES
 @pytest.fixture(scope="session")
 def comfy(tmp_path_factory):
     """A client of the server, which believes that it has the models that the workflows name."""
-    pytest.importorskip("playwright", reason="playwright is not installed: pip install playwright")
-    from front_end import chromium
-
     if not chromium():
-        pytest.skip("no Chromium is installed; CHROMIUM_PATH may name one")
+        pytest.skip(MISSING)
     stop_on_terminate()
     base = tmp_path_factory.mktemp("base")
     for model in (model for page in PAGES.values() for model in page.models):

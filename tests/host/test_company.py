@@ -81,7 +81,7 @@ def test_effects_on_a_prediction_add_up_in_either_order(sd15, other):
     assert relative(ours, plain) > 1e-2
     assert relative(theirs, plain) > 1e-2
     for both in (other(with_scfg(sd15)), with_scfg(other(sd15))):
-        assert relative(first_denoised(both) - plain, (ours - plain) + (theirs - plain)) < 1e-4
+        assert relative(first_denoised(both) - plain, (ours - plain) + (theirs - plain)) < tiny.EXACT
 
 
 NEIGHBOURS = [with_sag, with_nag, with_tome, with_hypertile, with_deep_shrink]
@@ -95,7 +95,7 @@ def test_guides_beside_nodes_that_change_the_model_in_either_order(sd15, other):
 
     before, after = seeded(with_scfg(other(sd15))), seeded(other(with_scfg(sd15)))
     assert before.isfinite().all()
-    assert relative(after, before) < 1e-4
+    assert relative(after, before) < tiny.EXACT
     assert relative(before, seeded(other(sd15))) > 1e-3
     assert relative(before, seeded(with_scfg(sd15))) > 1e-3
 
@@ -142,7 +142,7 @@ def test_an_override_that_a_hook_brings_to_one_prompt_sees_its_calls(sd15):
     hooks = comfy.hooks.HookGroup()
     hooks.add(comfy.hooks.TransformerOptionsHook({OVERRIDE: counting}, comfy.hooks.EnumHookScope.HookedOnly))
     positive = comfy.hooks.set_hooks_for_conditioning(tiny.prompt(0), hooks)
-    assert relative(run(with_scfg(sd15), positive=positive), run(with_scfg(sd15))) < 1e-4
+    assert relative(run(with_scfg(sd15), positive=positive), run(with_scfg(sd15))) < tiny.EXACT
     assert counting.calls == 2 * 2 * 16
 
 
@@ -194,7 +194,7 @@ def test_context_windows_over_the_batch_change_nothing(sd15, schedule, causal):
     noise = torch.randn(4, 4, *SIZE, generator=torch.Generator().manual_seed(2))
     options = dict(causal_window_fix=causal, context_schedule=schedule, closed_loop=schedule == "looped_uniform")
     windowed = run(with_scfg(with_windows(sd15, **options)), batch=4, noise=noise, steps=1)
-    assert relative(windowed, run(with_scfg(sd15), batch=4, noise=noise, steps=1)) < 1e-4
+    assert relative(windowed, run(with_scfg(sd15), batch=4, noise=noise, steps=1)) < tiny.EXACT
 
 
 def test_context_windows_over_a_part_of_the_picture_are_refused(sd15):
@@ -246,13 +246,13 @@ def test_a_compiled_model_is_read_uncompiled(sd15, caplog):
     block = "diffusion_model.output_blocks.3.1.transformer_blocks.0"
     set_torch_compile_wrapper(model, backend=backend, options=options, keys=[block])
     plain, expected = run(sd15), run(with_scfg(sd15))
-    assert relative(run(model), plain) < 1e-5
+    assert relative(run(model), plain) < tiny.EXACT
     compiled = len(traced)
-    assert relative(run(with_scfg(model)), expected) < 1e-5
+    assert relative(run(with_scfg(model)), expected) < tiny.EXACT
     assert "runs uncompiled" in caplog.text
     caplog.clear()
     closed = with_scfg(model, start_percent=0.6, end_percent=0.5)
-    assert relative(run(closed), plain) < 1e-5
+    assert relative(run(closed), plain) < tiny.EXACT
     assert len(traced) == compiled > 0
     assert "uncompiled" not in caplog.text
     torch.compiler.reset()
@@ -263,7 +263,7 @@ def test_two_in_series_both_act(sd15):
     one, other = dict(strength=0.5), dict(completion="none", reference="whole image")
     effects = [first_denoised(with_scfg(sd15, **settings)) - plain for settings in (one, other)]
     both = first_denoised(with_scfg(with_scfg(sd15, **one), **other))
-    assert relative(both - plain, effects[0] + effects[1]) < 1e-4
+    assert relative(both - plain, effects[0] + effects[1]) < tiny.EXACT
 
 
 class OtherGuider(comfy.samplers.CFGGuider):
@@ -324,4 +324,4 @@ def test_windows_of_animatediff_evolved_are_read_and_what_they_are_not_is_refuse
             run(with_scfg(model), batch=3, noise=noise, steps=1)
         return
     assert relative(run(with_scfg(model), batch=3, noise=noise, steps=1),
-                    run(with_scfg(sd15), batch=3, noise=noise, steps=1)) < 1e-4
+                    run(with_scfg(sd15), batch=3, noise=noise, steps=1)) < tiny.EXACT

@@ -38,13 +38,22 @@ def test_grids_of_sdxl(sdxl, scale):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_weights(dtype):
-    """Weights in half precision, computed in float32 as the host does on the CPU (manual cast)."""
-    half = tiny.sd15(dtype=dtype)
-    assert half.model.manual_cast_dtype == torch.float32
+    """Weights in half precision are cast at each call (manual cast); here to float64, by the host to float32."""
+    half = tiny.in_float64(tiny.sd15(dtype=dtype))
+    half.model.manual_cast_dtype = torch.float64
     rounded = tiny.sd15()
-    state = {name: weight.float() for name, weight in half.model.diffusion_model.state_dict().items()}
-    rounded.model.diffusion_model.load_state_dict(state)
-    assert relative(run(with_scfg(half)), run(with_scfg(rounded))) < 1e-4
+    rounded.model.diffusion_model.load_state_dict(half.model.diffusion_model.state_dict())
+    assert relative(run(with_scfg(half)), run(with_scfg(rounded))) < tiny.EXACT
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_hosts_own_precisions(dtype):
+    model = tiny.sd15(dtype=dtype)
+    guided = with_scfg(model)
+    samples = run(guided)
+    assert relative(samples, run(model)) > 1e-3
+    assert torch.equal(run(guided), samples)
+    assert torch.equal(run(with_scfg(model, strength=0.0)), run(model))
 
 
 def test_computing_in_bfloat16(sd15):
@@ -68,7 +77,7 @@ def test_a_model_of_which_only_a_part_is_loaded(monkeypatch, sd15):
     samples = run(model)
     assert model.model.model_lowvram
     assert 0 < model.model.model_loaded_weight_memory < model.model_size() / 2
-    assert relative(samples, run(with_scfg(sd15))) < 1e-4
+    assert relative(samples, run(with_scfg(sd15))) < tiny.EXACT
 
 
 def test_prompts_on_two_devices_in_two_threads(sd15):
@@ -84,7 +93,7 @@ def test_prompts_on_two_devices_in_two_threads(sd15):
         return executor(*args, **kwargs)
 
     model.add_wrapper_with_key("apply_model", "test", note_thread)
-    assert relative(run(with_scfg(model)), run(with_scfg(sd15))) < 2e-4
+    assert relative(run(with_scfg(model)), run(with_scfg(sd15))) < tiny.EXACT
     assert len(threads) == 2
 
 

@@ -210,7 +210,7 @@ def test_guiders_of_several_prompts_get_the_effect_of_the_two_they_compare(sd15,
     positive, negative = (tiny.prompt(seed) for seed in compared)
     expected, _ = change(lambda model: custom.CFGGuider.execute(model, positive, negative, scale).result[0])
     assert expected.abs().max() > 1e-2
-    assert relative(effect, expected) < 1e-3
+    assert relative(effect, expected) < tiny.EXACT
 
 
 @pytest.mark.parametrize("make", [dual_guider("regular"), dual_guider("nested"), perp_neg_guider])

@@ -1,6 +1,14 @@
-"""Tiny models of the host's own classes, filled from a seeded generator; each builds in about a second."""
+"""Tiny models of the host's own classes, filled from a seeded generator; each builds in about a second.
+
+They compute in float64 unless a test asks for less. Two ways to compute the same thing then differ by about 1e-15, so
+that rounding moves no position to another region and no value over a threshold, and bounds hold on every CPU. `GPU`
+tests run on the device and in the precision that `dev.py test gpu` names instead.
+"""
 
 from __future__ import annotations
+
+import os
+import re
 
 import comfy.model_base
 import comfy.model_patcher
@@ -9,10 +17,14 @@ import comfy.sample
 import comfy.samplers
 import comfy.supported_models
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 CPU = torch.device("cpu")
 WIDTH = 64  # of the text conditioning
+DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cpu"))
+DTYPE = getattr(torch, os.environ.get("TEST_PRECISION", "float64"))
+EXACT = 1e-6  # of the largest value. In float64 only the host's rounding of a result to float32 is left, up to 6e-8
 
 COMMON = dict(
     in_channels=4, out_channels=4, model_channels=32, context_dim=WIDTH, use_spatial_transformer=True,
@@ -38,12 +50,15 @@ REFINER = dict(
 
 
 def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Fill all parameters so that activations keep their size and attention is far from uniform."""
+    """Fill all parameters so that activations keep their size and attention is far from uniform.
+
+    The later blocks of a stack attend less sharply: ten sharp ones in a row multiply a small difference by 10^7.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if parameter.ndim > 1:
-                spread = 2.0 if ".to_q." in name or ".to_k." in name else 1.0
+                spread = 2.0 if re.search(r"(?<!transformer_blocks\.[1-9]\.attn[12])\.to_[qk]\.", name) else 1.0
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.copy_(noise * spread / parameter[0].numel() ** 0.5)
             else:
@@ -51,13 +66,25 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return module
 
 
-def build(config: dict, cls=comfy.supported_models.SD15, dtype=torch.float32, seed: int = 0):
+def build(config: dict, cls=comfy.supported_models.SD15, dtype=DTYPE, seed: int = 0):
     """A ModelPatcher around a tiny UNet."""
     described = cls(dict(config, dtype=dtype))
-    described.set_inference_dtype(dtype, torch.float32 if dtype != torch.float32 else None)
+    described.set_inference_dtype(dtype, torch.float32 if dtype.itemsize < 4 and DEVICE.type == "cpu" else None)
     model = described.get_model({}, "", CPU)
     randomise(model.diffusion_model, seed)
-    return comfy.model_patcher.ModelPatcher(model.eval(), CPU, CPU)
+    patcher = comfy.model_patcher.ModelPatcher(model.eval(), DEVICE, CPU)
+    return in_float64(patcher) if dtype == torch.float64 else patcher
+
+
+def in_float64(model):
+    """Let a model sample in float64, though the host gives it float32 noise and rounds each prediction to float32."""
+
+    def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image, *args, **kwargs):
+        sigmas, noise, latent_image = sigmas.double(), noise.double(), latent_image.double()
+        return executor(guider, sigmas, extra_args, callback, noise, latent_image, *args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "in_float64", sampler_sample)
+    return model
 
 
 def sd15(**kwargs):

@@ -32,18 +32,18 @@ def attention_maps(batch=1, height=6, width=5, tokens=77, seed=0) -> torch.Tenso
 @pytest.mark.parametrize(("mode", "columns"), [("sd14", SD1), ("sd21_last6", SD2)])
 def test_peaks_and_loss_equal_the_reference(mode, columns):
     golden = np.load(GOLDEN)
-    peaks = subject_peaks(torch.from_numpy(golden["attn"])[None], columns, [[s] for s in golden["indices"]])
+    peaks = subject_peaks(torch.from_numpy(golden["attn"]).double()[None], columns, [[s] for s in golden["indices"]])
     np.testing.assert_allclose(peaks[0], golden[f"max_{mode}"], atol=1e-6, rtol=0)
     np.testing.assert_allclose(losses(peaks)[0], golden[f"loss_{mode}"], atol=1e-6, rtol=0)
 
 
 def test_gradient_equals_the_reference():
     golden = np.load(GOLDEN)
-    attention = torch.from_numpy(golden["attn"])[None].requires_grad_()
+    attention = torch.from_numpy(golden["attn"]).double()[None].requires_grad_()
     peaks = subject_peaks(attention, SD1, [[s] for s in golden["indices"]])
     (gradient,) = torch.autograd.grad(losses(peaks).sum(), attention)
     assert np.abs(golden["grad_sd14"]).max() > 1
-    np.testing.assert_allclose(gradient[0], golden["grad_sd14"], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(gradient[0], golden["grad_sd14"], atol=2e-6, rtol=0)  # the reference is in float32
 
 
 def test_columns_of_one_and_of_several_chunks():

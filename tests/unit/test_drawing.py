@@ -36,6 +36,11 @@ TO_OKLAB = torch.tensor([
 ])
 
 
+@pytest.fixture(autouse=True)
+def in_float64():
+    """Not here: pictures are float32."""
+
+
 def oklab(colours: Tensor, eye: str) -> Tensor:
     """[n, 3] sRGB in 0..1 as that eye sees them."""
     linear = torch.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
