@@ -55,6 +55,7 @@ def test_it_changes_the_image_and_says_how(plain, moved):
     assert f"{sum(int(step.refinements) for step in trace.steps)} refinements" in trace.summary()
 
 
+@pytest.mark.identity
 @pytest.mark.parametrize("settings", [{"scale_factor": 0.0}, {"active_share": 0.0}])
 def test_strength_zero_and_no_steps_are_the_host_alone(sd15, plain, settings):
     assert torch.equal(run(excited(sd15, **settings)), plain)

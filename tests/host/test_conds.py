@@ -162,6 +162,7 @@ def test_a_copy_for_the_area_of_a_negative_keeps_its_own_words(sd15):
     assert {region.text for region in regions} == {"word 0"}
 
 
+@pytest.mark.identity
 def test_cfg_1_equals_plain_and_says_why(sd15, caplog):
     assert torch.equal(run(with_scfg(sd15), cfg=1.0), run(sd15, cfg=1.0))
     assert "does not use the negative prompt (cfg 1)" in caplog.text

@@ -15,6 +15,7 @@ from semantic_guidance.attention_hooks.families import FAMILIES, REFUSED
 
 
 @pytest.mark.parametrize("build", [tiny.sdxl, tiny.refiner, tiny.sd21])
+@pytest.mark.identity
 def test_families(build):
     family = build()
     model, record = with_regions(family)

@@ -60,6 +60,7 @@ def test_both_of_a_pair_act_in_either_order(sd15, alone, pair):
     assert relative(first, other_order) < 1e-5  # a sum in another order; later steps may choose another region for it
 
 
+@pytest.mark.identity
 @pytest.mark.parametrize("nodes", [*([node] for node in NODES), NODES, NODES[::-1]], ids=name)
 def test_word_mask_looks_at_the_bare_model(sd15, nodes):
     def look(model):

@@ -240,6 +240,7 @@ def test_a_grid_that_the_model_lacks_is_refused(sdxl):
         with_scfg(sdxl, map_scale="1/8")
 
 
+@pytest.mark.identity
 @pytest.mark.parametrize("scale", ["auto", "1/2", "1/8"])
 @pytest.mark.parametrize("backend", ["basic", "split", "sub_quad", "pytorch"])
 def test_watching_changes_no_bit_of_the_output(monkeypatch, sd15, backend, scale):

@@ -22,6 +22,7 @@ from semantic_guidance.sampling.record import VALUES, fingerprint
 from semantic_guidance.sampling.scfg import run as scfg
 
 
+@pytest.mark.identity
 @pytest.mark.parametrize("settings", [
     {"strength": 0.0},
     {"start_percent": 0.6, "end_percent": 0.6},
@@ -32,11 +33,13 @@ def test_with_nothing_to_do_the_result_is_the_hosts_alone(sd15, settings, sample
     assert torch.equal(run(with_scfg(sd15, **settings), sampler=sampler), run(sd15, sampler=sampler))
 
 
+@pytest.mark.identity
 def test_the_same_graph_queued_twice_gives_the_same_image(sd15):
     model = with_scfg(sd15)
     assert torch.equal(run(model), run(model))
 
 
+@pytest.mark.identity
 def test_two_samplers_with_settings_of_their_own_do_not_know_of_each_other(sd15):
     soft, strong = dict(strength=0.3), dict(strength=2.0, completion="none", reference="whole image")
     alone = [run(with_scfg(sd15, **settings)) for settings in (soft, strong)]
@@ -48,6 +51,7 @@ def test_two_samplers_with_settings_of_their_own_do_not_know_of_each_other(sd15)
     assert torch.equal(run(sd15), run(tiny.sd15()))  # the shared model is as new
 
 
+@pytest.mark.identity
 def test_a_later_nodes_clone_and_the_first_model_work_alike(sd15):
     model = with_scfg(sd15)
     assert torch.equal(run(model.clone()), run(model))
@@ -164,6 +168,7 @@ def test_sampler_custom_advanced_is_ksampler(sd15):
     assert torch.equal(sample_custom(cfg_guider(model), schedule(model)), run(model))
 
 
+@pytest.mark.identity
 def test_a_cached_guider_samples_twice_alike(sd15):
     guider = cfg_guider(with_scfg(sd15))
     assert torch.equal(sample_custom(guider, schedule(sd15)), sample_custom(guider, schedule(sd15)))

@@ -84,6 +84,7 @@ def test_every_family(monkeypatch, name):
     assert difference.abs().max() < 1e-3 * effect + rounding
 
 
+@pytest.mark.identity
 @pytest.mark.parametrize("name", NAMES)
 def test_every_family_as_the_host_alone_at_strength_0_and_twice_alike(name):
     model = tiny_dit.model(name)

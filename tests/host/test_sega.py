@@ -168,6 +168,7 @@ class TestWholeRun:
 class TestIdentities:
     """What changes nothing leaves exactly what the host alone gives."""
 
+    @pytest.mark.identity
     @pytest.mark.parametrize(
         "chain",
         [(), concept(edit_guidance_scale=0.0), concept(weight=0.0), concept(warmup=3), concept(warmup=1000)],
@@ -177,6 +178,7 @@ class TestIdentities:
     def test_nothing_to_do(self, model, chain, cfg):
         assert torch.equal(run(with_sega(model, chain), cfg=cfg), run(model, cfg=cfg))
 
+    @pytest.mark.identity
     def test_without_momentum_steps_before_the_edit_are_the_hosts(self, model):
         """The samples after 2 of 4 steps, told to the callback, are equal; those at the end are not."""
         seen = {}
@@ -187,10 +189,12 @@ class TestIdentities:
             same = [torch.equal(a, b) for a, b in zip(seen["host"][step], seen["sega"][step], strict=True)]
             assert same == [step <= 2, step < 2]
 
+    @pytest.mark.identity
     def test_running_twice_gives_the_same(self, model):
         patched = with_sega(model, concepts(*SEVERAL))
         assert torch.equal(run(patched, steps=STEPS), run(patched, steps=STEPS))
 
+    @pytest.mark.identity
     def test_a_failed_run_leaves_nothing(self, model):
         patched = with_sega(model, concepts(*SEVERAL), momentum_scale=0.5)
         expected = run(patched, steps=STEPS)

@@ -126,6 +126,7 @@ def test_equals_a_plain_loop_in_context_windows_over_time(model, name, monkeypat
     assert (run(edited(windows, name), name) - expected).abs().max() < 1e-5 * effect
 
 
+@pytest.mark.identity
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_strength_an_interrupt_and_a_second_run_change_nothing(model, name):
     nothing = edited(model, name, [{"edit_guidance_scale": 0.0}, {"warmup": 1000}])

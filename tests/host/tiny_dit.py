@@ -6,6 +6,7 @@ the host's own. Each builds in a fraction of a second and is kept for the sessio
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -16,9 +17,10 @@ import comfy.ops
 import comfy.sample
 import comfy.supported_models
 import torch
-from host.tiny import CPU
+from host.tiny import CPU, DEVICE
 from torch import Tensor
 
+DTYPE = getattr(torch, os.environ.get("TEST_PRECISION", "float32"))
 WIDTH = 24  # of the text conditioning
 TOKENS = 9  # of a prompt
 POOLED = 32
@@ -294,7 +296,7 @@ def _fill(module: torch.nn.Module, seed: int) -> None:
                 buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.1)
 
 
-def build(config: str, unet: dict[str, Any], dtype: torch.dtype = torch.float32, seed: int = 0):
+def build(config: str, unet: dict[str, Any], dtype: torch.dtype = DTYPE, seed: int = 0):
     """A ModelPatcher around a transformer of this configuration."""
     described = getattr(comfy.supported_models, config)(unet)
     described.unet_config.update(unet)  # also where the host knows the size of the only checkpoint there is
@@ -305,7 +307,7 @@ def build(config: str, unet: dict[str, Any], dtype: torch.dtype = torch.float32,
             WIDTH, WIDTH, WIDTH, 1, 2, dtype=dtype, operations=comfy.ops.disable_weight_init
         )
     _fill(model.diffusion_model.requires_grad_(False), seed)
-    return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
+    return comfy.model_patcher.ModelPatcher(model, DEVICE, CPU)
 
 
 def tiny(name: str) -> Tiny:
@@ -313,7 +315,7 @@ def tiny(name: str) -> Tiny:
 
 
 @cache
-def model(name: str, dtype: torch.dtype = torch.float32):
+def model(name: str, dtype: torch.dtype = DTYPE):
     """The ModelPatcher of a row of MODELS."""
     return build(tiny(name).config, tiny(name).unet, dtype)
 
