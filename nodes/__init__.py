@@ -1,8 +1,19 @@
 """The nodes that a user sees, one file per feature."""
 
-from . import attend_excite, attention_curves, prompt, region_preview, scfg, schedule, sega, word_mask
+from . import (
+    attend_excite,
+    attention_curves,
+    meter,
+    meter_curves,
+    prompt,
+    region_preview,
+    scfg,
+    schedule,
+    sega,
+    word_mask,
+)
 
 NODES = [
     *prompt.NODES, *scfg.NODES, *region_preview.NODES, *word_mask.NODES, *sega.NODES, *attend_excite.NODES,
-    *attention_curves.NODES, *schedule.NODES,
+    *attention_curves.NODES, *schedule.NODES, *meter.NODES, *meter_curves.NODES,
 ]

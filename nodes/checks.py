@@ -13,9 +13,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampling.attend_excite.trace import AttentionRecord
+from ..sampling.meter.record import MeterRecord
 from ..sampling.scfg.regions import RegionRecord
 from ..sampling.sega.concepts import Concept
-from .sockets import AttentionTrace, Concepts, Regions
+from .sockets import AttentionTrace, Concepts, Meter, Regions
 
 HALVES = re.compile("[\ud800-\udfff]")  # JSON can hold them; the host's log and tokenizers break on them
 
@@ -44,6 +45,7 @@ SOCKETS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "SEGA's concepts",
         lambda value: isinstance(value, tuple) and all(isinstance(concept, Concept) for concept in value),
     ),
+    Meter.io_type: ("what Guidance Meter records", lambda value: isinstance(value, MeterRecord)),
     AttentionTrace.io_type: ("what Attend-and-Excite records", lambda value: isinstance(value, AttentionRecord)),
 }
 

@@ -6,6 +6,7 @@ PREDICT_NOISE         per evaluation: run.begin_evaluation(guider, Evaluation); 
 CALC_COND_BATCH         all prompts of the evaluation, in as many model calls as the host finds room for
 APPLY_MODEL               per model call: run.watch_forward(call) -> options, the host's forward, run.end_forward(call)
 post-CFG function       denoised -> guided, with what the calls have shown
+PREDICT_NOISE         run.end_evaluation(evaluation, denoised): what all nodes and the guider make of it
 OUTER_SAMPLE      run.finish(samples) where all went well; then the Run is dropped, also on error and interrupt
 
 run.py holds this life, post_cfg.py guidance after CFG and what becomes of it, conds.py where each prompt acts,

@@ -76,6 +76,9 @@ class Run:
     def end_forward(self, call: Call, transformer_options: dict[str, Any]) -> None:
         """Called after that call."""
 
+    def end_evaluation(self, evaluation: Evaluation, denoised: Tensor) -> None:
+        """Called with what the guider makes of all that: the prediction that the sampler gets."""
+
     def finish(self, samples: Tensor) -> None:
         """Called with the latent that the run returns, unless it failed or was interrupted."""
 
@@ -124,7 +127,9 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -
             run.warn_once("the compiled model runs uncompiled in the steps in which its attention is read.")
         with uncompiled() if reads else nullcontext():
             run.begin_evaluation(executor.class_obj, evaluation)
-            return executor(x, timestep, model_options, *args, **kwargs)
+            denoised = executor(x, timestep, model_options, *args, **kwargs)
+            run.end_evaluation(evaluation, denoised)
+            return denoised
 
     def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
         run = transformer_options.get(key)

@@ -42,7 +42,7 @@ LAYOUT = """async ({graph, groups, title}) => {
       if (control) control.value = 'fixed';
       const height = node.computeSize()[1];
       if (/^(Save|Preview)/.test(node.type)) place(node, 320);
-      else if (/RegionPreview|WordMask|AttentionCurves/.test(node.type)) place(node, height + 280);
+      else if (/RegionPreview|WordMask|AttentionCurves|MeterCurves/.test(node.type)) place(node, height + 280);
       else place(node, /Prompt|CLIPTextEncode/.test(node.type) ? Math.max(height, 150) : height);
     }
     const group = new LGraphGroup(name);

@@ -54,6 +54,11 @@ SCHEDULE = {
     "model": ["loader", 0], "preset": "linear", "factor": 1.0, "words": "cat: 2", "clamp": 0.0, "power": 1.0,
     "cfgpp_lambda": 0.6, "start_percent": 0.0, "end_percent": 1.0, "map_scale": "auto", "mask": ["mask", 0],
 }  # fmt: skip
+METER = {"model": ["loader", 0], "words": "cat", "map_scale": "auto"}
+METER_CURVES = {
+    "meter": ["meter", 1], "latent": ["run", 0], "image": ["picture", 0], "other_meter": ["meter", 1],
+    "other_latent": ["run", 0], "other_image": ["picture", 0],
+}  # fmt: skip
 REGIONS = {"regions": ["scfg", 1], "latent": ["run", 0], "step": -1, "opacity": 0.5}
 CURVES = {"attention": ["excite", 1], "latent": ["run", 0]}
 
@@ -90,6 +95,8 @@ GRAPHS: dict[str, Graph] = {
     },
     "SEGA": {"concept": node("Concept", CONCEPT), "node": node("SEGA", SEGA), "run": sampled("node"),
              "out": preview("run")},
+    "Meter": {"node": node("Meter", METER), "run": sampled("node"), "out": preview("run")},
+    "MeterCurves": {"meter": node("Meter", METER), "run": sampled("meter"), "node": node("MeterCurves", METER_CURVES)},
     "Schedule": {"node": node("Schedule", SCHEDULE), "run": sampled("node"), "out": preview("run")},
 }  # fmt: skip
 

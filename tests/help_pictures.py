@@ -23,7 +23,9 @@ SCFG = {
     "word_mask": ["save_guided", "save_words"],
 }
 SEGA = {"sega": ["save_plain", "save_edited"]}
-SCHEDULE = {"schedule": ["save_plain", "save_guided", "save_words"]}
+SCHEDULE = {
+    "schedule": ["save_plain", "save_guided", "save_words"], "meter": ["curves"], "meter_curves": ["word_curves"],
+}
 ATTEND_EXCITE = {"attend_excite": ["save_plain", "save_excited"], "attention_curves": ["curves"]}
 
 

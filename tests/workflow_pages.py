@@ -232,21 +232,29 @@ PAGES = {
                 "**Guidance Schedule** changes cfg while sampling. *Prompt with Words* lets it find words.",
                 ["loader", "positive", "negative", "latent"],
             ),
-            Group("2  One scale", "The same seed, one cfg from start to end.", ["plain", "plain_image", "save_plain"]),
+            Group("2  One scale", "The same seed, one cfg from start to end.",
+                  ["meter_plain", "plain", "plain_image", "save_plain"]),
             Group(
                 "3  Over time",
                 "**preset** says how guidance changes. *linear* begins without any and ends with twice as much; on "
                 "average it is your cfg. A **clamp** of 2 or so keeps some from the start.",
-                ["schedule", "guided", "guided_image", "save_guided"],
+                ["schedule", "meter", "guided", "guided_image", "save_guided"],
             ),
             Group(
                 "4  By words",
                 "A number after a word is a factor on cfg - 1 where the model sees it: 0 is no guidance there, 2 twice "
                 "as much.",
-                ["schedule_words", "by_words", "words_image", "save_words"],
+                ["schedule_words", "meter_words", "by_words", "words_image", "save_words"],
+            ),
+            Group(
+                "5  What it came to",
+                "**Guidance Meter** measures the CFG scale that the picture really got at each step, here over time "
+                "against one scale (dashed), and then at each word. A constant cfg of the same mean is a fair "
+                "comparison.",
+                ["curves", "word_curves"],
             ),
         ],
-        ["save_plain", "save_guided", "save_words"],
+        ["save_plain", "save_guided", "curves"],
     ),
     "all_together": Page(
         "All together (SD 1.5)",

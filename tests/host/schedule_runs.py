@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from semantic_guidance.nodes.meter import SemanticGuidanceMeter
 from semantic_guidance.nodes.schedule import SemanticGuidanceSchedule
 
 DEFAULTS = {
@@ -11,3 +12,8 @@ DEFAULTS = {
 
 def scheduled(model, **settings):
     return SemanticGuidanceSchedule.execute(model, **{**DEFAULTS, **settings}).result[0]
+
+
+def metered(model, words: str = "") -> tuple:
+    """The outputs of Guidance Meter: the model and the record."""
+    return SemanticGuidanceMeter.execute(model, words, "auto").result

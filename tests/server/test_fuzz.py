@@ -10,10 +10,10 @@ import pytest
 from fuzzed_graphs import COMMON, GRAPHS, allowed_graphs, any_graphs
 from hypothesis import HealthCheck, Phase, given, settings
 
-CASES = 20  # for each of the tests: 18 times 20 are 360
+CASES = 20  # for each of the tests: 22 times 20 are 440
 SECONDS = 120  # for one case; on an idle machine most take a tenth of a second
 NAMES = ("S-CFG", "Attend-and-Excite", "SEGA", "Word Mask", "Region Preview", "Attention Curves", "Prompt with Words",
-         "Guidance Schedule")
+         "Guidance Schedule", "Guidance Meter", "Meter Curves")
 
 
 @pytest.fixture(scope="module", autouse=True)
