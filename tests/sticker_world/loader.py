@@ -16,9 +16,10 @@ from comfy.taesd.taesd import TAESD
 from safetensors import SafetensorError, safe_open
 
 from .model import DOWNSCALE, TEXT, UNET, Autoencoder
+from .transformers import TRANSFORMERS
 
 WEIGHTS = Path(__file__).parent / "weights"
-NAMES = ("unet", "text_model", "autoencoder")
+MODELS = ("unet", *TRANSFORMERS)
 
 
 class StickerWorldConfig(comfy.supported_models.SD15):
@@ -31,8 +32,9 @@ class StickerWorldLatent(comfy.latent_formats.LatentFormat):
 
     spacial_downscale_ratio = DOWNSCALE
 
-    def __init__(self, scale_factor: float, rgb: list[list[float]], rgb_bias: list[float]) -> None:
+    def __init__(self, scale_factor: float, rgb: list[list[float]], rgb_bias: list[float], video: bool) -> None:
         self.scale_factor = scale_factor
+        self.latent_dimensions = 3 if video else 2
         self.latent_rgb_factors = rgb
         self.latent_rgb_factors_bias = rgb_bias
 
@@ -43,7 +45,8 @@ def read_weights(name: str, folder: Path = WEIGHTS) -> tuple[dict[str, torch.Ten
     Raises FileNotFoundError or ValueError, which name the file and the command that makes it.
     """
     path = folder / f"{name}.safetensors"
-    remedy = "`python dev.py train` makes it anew; `git checkout` brings back the one of the repository."
+    option = f" --model {name}" if name in TRANSFORMERS else ""
+    remedy = f"`python dev.py train{option}` makes it anew; `git checkout` brings back the one of the repository."
     if not path.is_file():
         raise FileNotFoundError(f"Sticker World: the weights {path} are missing. {remedy}")
     try:
@@ -53,9 +56,15 @@ def read_weights(name: str, folder: Path = WEIGHTS) -> tuple[dict[str, torch.Ten
         raise ValueError(f"Sticker World: the weights {path} are damaged ({error}). {remedy}") from error
 
 
-def make_model(weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> comfy.model_patcher.ModelPatcher:
-    config = StickerWorldConfig(UNET)
-    config.latent_format = StickerWorldLatent(**json.loads(metadata["latent_format"]))
+def make_model(
+    name: str, weights: dict[str, torch.Tensor], metadata: dict[str, str]
+) -> comfy.model_patcher.ModelPatcher:
+    """One of MODELS from its weights."""
+    transformer = TRANSFORMERS.get(name)
+    kind = StickerWorldConfig if transformer is None else transformer.config
+    config = kind(dict(kind.unet_config))
+    video = transformer is not None and transformer.video
+    config.latent_format = StickerWorldLatent(**json.loads(metadata["latent_format"]), video=video)
     device = management.get_torch_device()
     supported = config.supported_inference_dtypes
     dtype = management.unet_dtype(supported_dtypes=supported, weight_dtype=torch.float16)
@@ -87,7 +96,9 @@ def make_vae(weights: dict[str, torch.Tensor]) -> comfy.sd.VAE:
     return vae
 
 
-def load_sticker_world(folder: Path = WEIGHTS) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
-    """(MODEL, CLIP, VAE) of Sticker World from the weights in `folder`."""
-    unet, text, autoencoder = (read_weights(name, folder) for name in NAMES)
-    return make_model(*unet), make_clip(text[0]), make_vae(autoencoder[0])
+def load_sticker_world(
+    folder: Path = WEIGHTS, model: str = "unet"
+) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """(MODEL, CLIP, VAE) of Sticker World from the weights in `folder`; model: one of MODELS."""
+    network, text, autoencoder = (read_weights(name, folder) for name in (model, "text_model", "autoencoder"))
+    return make_model(model, *network), make_clip(text[0]), make_vae(autoencoder[0])

@@ -26,6 +26,9 @@ class Settings:
     negative: str = ""
 
 
+FLOW = Settings(sampler="euler", scheduler="simple")  # for the transformers
+
+
 def plain(model: ModelPatcher, clip: comfy.sd.CLIP, prompt: str) -> tuple[ModelPatcher, Conditioning]:
     """Plain classifier-free guidance: the model as it is and the prompt encoded as CLIP Text Encode does."""
     return model, encode(clip, prompt)
@@ -44,10 +47,10 @@ def generate(
     model, clip, vae = world
     settings = settings or Settings()
     patched, positive = method(model, clip, prompt)
-    empty = torch.zeros(1, 4, LATENT_SIDE, LATENT_SIDE)
+    empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, LATENT_SIDE, LATENT_SIDE))
     noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in seeds])
     latents = comfy.sample.sample(
         patched, noise, settings.steps, settings.cfg, settings.sampler, settings.scheduler, positive,
         encode(clip, settings.negative), torch.zeros_like(noise), disable_pbar=True, seed=seeds[0],
     )
-    return vae.decode(latents).cpu().float().clamp(0, 1)
+    return vae.decode(latents).flatten(0, -4).cpu().float().clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Train Sticker World: autoencoder, text model, UNet and judge. `python -m sticker_world.train --help`.
+"""Train Sticker World: its autoencoder, text model, UNet and judge, or one of its transformers.
 
 It goes on from the last checkpoint in its cache; the same seed gives the same training.
 """
@@ -19,21 +19,20 @@ from comfy.model_sampling import ModelSamplingDiscrete
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from . import autoencoder
+from . import autoencoder, train_transformer
 from .cache import CACHE
 from .dataset import training_chunk
 from .export import export
-from .loader import WEIGHTS, load_sticker_world
+from .learner import Learner, save
+from .loader import MODELS, WEIGHTS, load_sticker_world
 from .model import Autoencoder, learned_parameters, new_autoencoder, new_text_model, new_unet
-from .parallel import average, mine, run
+from .parallel import mine, run
 from .sampling import Settings
 from .sheet import PROMPTS, draw_sheet
 from .train_judge import make_judge
 
 CHUNK = 256
 EMPTY_CAPTIONS = 0.12
-EMA = 0.999
-WARM_UP = 200
 MIN_SNR = 5.0  # Hang et al., Efficient Diffusion Training via Min-SNR Weighting Strategy, 2023
 DEBIAS = 6.0  # Yu et al., Debias the Training of Diffusion Models, 2023: weight sigma, here up to this sigma
 NOISE_BIAS = 0.7  # timesteps are 1000 u ** 0.7: more of the noisy ones, where the prompt decides
@@ -78,29 +77,21 @@ def tokenize(captions: list[str]) -> torch.Tensor:
     return torch.tensor([[pair[0] for pair in tokenizer.tokenize_with_weights(text)["l"][0]] for text in captions])
 
 
-class Trainer:
-    """bf16 weights that compute, and the float32 weights that learn, with their running mean (EMA)."""
+class Trainer(Learner):
+    """The UNet and the text model, which compute in bf16."""
 
     def __init__(self, seed: int, steps: int, rate: float, vocabulary: torch.Tensor, device: torch.device):
         self.unet, self.text = new_unet(seed).to(device), new_text_model(seed + 1).to(device)
-        self.steps, self.rate, self.seed, self.device, self.step = steps, rate, seed, device, 0
+        self.seed, self.device = seed, device
         table = self.text.text_model.embeddings.token_embedding.weight
         self.words = torch.nn.Parameter(table.detach()[vocabulary])
         self.text.text_model.embeddings.token_embedding.requires_grad_(False)
-        self.master = [p.detach().clone() for p in (*learned_parameters(self.unet, self.text), self.words)]
-        self.mean = [p.clone() for p in self.master]
+        initial = [p.detach().clone() for p in (*learned_parameters(self.unet, self.text), self.words)]
         self.unet.bfloat16()
         self.text.bfloat16()
         self.unet.dtype = torch.bfloat16
-        self.compute = [*learned_parameters(self.unet, self.text), self.words]
-        self.optimizer = torch.optim.AdamW(self.master, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        super().__init__([*learned_parameters(self.unet, self.text), self.words], initial, steps, rate)
         self.sigmas = ModelSamplingDiscrete().sigmas.to(device)
-
-    def learning_rate(self) -> float:
-        if self.step < WARM_UP:
-            return self.rate * (self.step + 1) / WARM_UP
-        progress = (self.step - WARM_UP) / (self.steps - WARM_UP)
-        return self.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
     def update(self, latents: torch.Tensor, tokens: torch.Tensor, empty: torch.Tensor, batch: int) -> float:
         """One step on `batch` examples chosen by seed and step number; returns the mean squared error of eps."""
@@ -119,36 +110,8 @@ class Trainer:
             error = ((eps - noise) ** 2).mean((1, 2, 3))
             weight = (MIN_SNR * sigma**2).clamp(max=1) * sigma.clamp(1, DEBIAS)
             (weight.flatten() * error).mean().backward()
-        for master, parameter, gradient in zip(
-            self.master, self.compute, average([p.grad for p in self.compute]), strict=True
-        ):
-            master.grad = gradient
-            parameter.grad = None
-        torch.nn.utils.clip_grad_norm_(self.master, 1.0)
-        self.optimizer.param_groups[0]["lr"] = self.learning_rate()
-        self.optimizer.step()
-        self.step += 1
-        torch._foreach_lerp_(self.mean, self.master, 1 - min(EMA, (1 + self.step) / (10 + self.step)))
-        with torch.no_grad():
-            torch._foreach_copy_(self.compute, self.master)
+        self.learn()
         return error.mean().item()
-
-    def state(self) -> dict:
-        return {"step": self.step, "master": self.master, "mean": self.mean, "optimizer": self.optimizer.state_dict()}
-
-    def load(self, state: dict) -> None:
-        self.step = state["step"]
-        with torch.no_grad():
-            torch._foreach_copy_(self.master, state["master"])
-            torch._foreach_copy_(self.compute, state["master"])
-            torch._foreach_copy_(self.mean, state["mean"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-
-def save(value: object, path: Path) -> None:
-    """Write `path` whole or not at all."""
-    torch.save(value, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
 
 
 def work(rank: int, args: argparse.Namespace) -> None:
@@ -190,9 +153,10 @@ def work(rank: int, args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=MODELS, default="unet", help="what to train (%(default)s)")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of checkpoints and latents (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4000, help="steps of the UNet (%(default)s)")
+    parser.add_argument("--steps", type=int, default=4000, help="steps of the model (%(default)s)")
     parser.add_argument("--scenes", type=int, default=16384, help="size of the training set (%(default)s)")
     parser.add_argument("--processes", type=int, default=1 if torch.cuda.is_available() else 2)
     parser.add_argument("--batch", type=int, default=32)
@@ -201,6 +165,8 @@ def main() -> None:
     parser.add_argument("--sheet-every", type=int, default=600, help="steps between sheets of samples (%(default)s)")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
+    if args.model != "unet":
+        return train_transformer.train(args)
     run(work, args.processes, args)
     export(args.cache, WEIGHTS, args.seed)
     make_judge(args.seed)

@@ -1,0 +1,63 @@
+"""Learning in bf16: float32 weights that learn, with their running mean, and the bf16 copies that compute."""
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+
+from .parallel import average
+
+EMA = 0.999
+WARM_UP = 200
+
+
+class Learner:
+    """Trains `parameters`, which compute in whatever dtype they have, through float32 copies of them.
+
+    `initial`: their float32 values. rate: the highest learning rate, reached after a warm-up, then cosine to 2 % of it.
+    """
+
+    def __init__(self, parameters: list[torch.nn.Parameter], initial: list[torch.Tensor], steps: int, rate: float):
+        self.compute, self.steps, self.rate, self.step = parameters, steps, rate, 0
+        self.master = [value.detach().clone().float() for value in initial]
+        self.mean = [value.clone() for value in self.master]
+        self.optimizer = torch.optim.AdamW(self.master, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+
+    def learning_rate(self) -> float:
+        if self.step < WARM_UP:
+            return self.rate * (self.step + 1) / WARM_UP
+        progress = (self.step - WARM_UP) / (self.steps - WARM_UP)
+        return self.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+    def learn(self) -> None:
+        """One step along the gradients that the parameters hold, averaged over all processes."""
+        for master, parameter, gradient in zip(
+            self.master, self.compute, average([p.grad for p in self.compute]), strict=True
+        ):
+            master.grad = gradient
+            parameter.grad = None
+        torch.nn.utils.clip_grad_norm_(self.master, 1.0)
+        self.optimizer.param_groups[0]["lr"] = self.learning_rate()
+        self.optimizer.step()
+        self.step += 1
+        torch._foreach_lerp_(self.mean, self.master, 1 - min(EMA, (1 + self.step) / (10 + self.step)))
+        with torch.no_grad():
+            torch._foreach_copy_(self.compute, self.master)
+
+    def state(self) -> dict:
+        return {"step": self.step, "master": self.master, "mean": self.mean, "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: dict) -> None:
+        self.step = state["step"]
+        with torch.no_grad():
+            torch._foreach_copy_(self.master, state["master"])
+            torch._foreach_copy_(self.compute, state["master"])
+            torch._foreach_copy_(self.mean, state["mean"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def save(value: object, path: Path) -> None:
+    """Write `path` whole or not at all."""
+    torch.save(value, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
