@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .loader import load_sticker_world
+from .loader import MODELS, load_sticker_world
 
 
 class StickerWorldLoader(io.ComfyNode):
@@ -13,13 +13,20 @@ class StickerWorldLoader(io.ComfyNode):
             node_id="StickerWorldLoader",
             display_name="Load Sticker World",
             category="loaders/sticker world",
-            description="Loads the small demonstration model that draws stickers in 128x128 pictures.",
+            description="Loads a small demonstration model that draws stickers in 128x128 pictures.",
+            inputs=[
+                io.Combo.Input(
+                    "model", options=list(MODELS), default=MODELS[0], optional=True,
+                    tooltip="unet: built as SD 1.5. joint: joint attention of text and picture, built as SD 3. cross: "
+                    "self- and cross-attention of a transformer, built as Wan.",
+                ),
+            ],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(*load_sticker_world())
+    def execute(cls, model: str = MODELS[0]) -> io.NodeOutput:
+        return io.NodeOutput(*load_sticker_world(model=model))
 
 
 class StickerWorldExtension(ComfyExtension):

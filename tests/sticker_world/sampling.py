@@ -26,7 +26,8 @@ class Settings:
     negative: str = ""
 
 
-FLOW = Settings(sampler="euler", scheduler="simple")  # for the transformers
+FLOW = Settings(sampler="euler", scheduler="simple")
+SETTINGS = {"unet": Settings(), "joint": FLOW, "cross": FLOW}  # of each model
 
 
 def plain(model: ModelPatcher, clip: comfy.sd.CLIP, prompt: str) -> tuple[ModelPatcher, Conditioning]:

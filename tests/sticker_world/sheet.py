@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from . import host  # noqa: F401
@@ -10,8 +11,8 @@ from . import host  # noqa: F401
 import torch
 from PIL import Image
 
-from .loader import WEIGHTS, load_sticker_world
-from .sampling import Settings, generate
+from .loader import MODELS, WEIGHTS, load_sticker_world
+from .sampling import SETTINGS, Settings, generate
 
 PROMPTS = (
     "a cat", "a red balloon", "an elephant", "a blue car", "a frog", "a purple backpack",
@@ -37,6 +38,7 @@ def draw_sheet(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0])
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="how many of the prompts")
@@ -45,8 +47,8 @@ def main() -> None:
     parser.add_argument("--cfg", type=float, default=Settings.cfg)
     parser.add_argument("--steps", type=int, default=Settings.steps)
     args = parser.parse_args()
-    settings = Settings(steps=args.steps, cfg=args.cfg)
-    world = load_sticker_world(args.weights)
+    settings = replace(SETTINGS[args.model], steps=args.steps, cfg=args.cfg)
+    world = load_sticker_world(args.weights, args.model)
     draw_sheet(world, PROMPTS[: args.prompts], tuple(range(args.seeds)), args.columns, settings).save(args.out)
 
 

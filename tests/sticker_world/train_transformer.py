@@ -25,7 +25,7 @@ from .learner import Learner, save
 from .loader import WEIGHTS, load_sticker_world, make_model, read_weights
 from .model import Autoencoder
 from .parallel import mine, run
-from .sampling import FLOW
+from .sampling import SETTINGS
 from .sheet import PROMPTS, draw_sheet
 from .transformers import SHIFT, TRANSFORMERS
 
@@ -144,7 +144,7 @@ def sheet(args: argparse.Namespace):
     comfy.model_management.in_training = False
     try:
         world = (make_model(args.model, *read_weights(args.model, args.cache)), *load_sticker_world()[1:])
-        return draw_sheet(world, PROMPTS[:12], (0,), 6, FLOW)
+        return draw_sheet(world, PROMPTS[:12], (0,), 6, SETTINGS[args.model])
     finally:
         comfy.model_management.in_training = True
 

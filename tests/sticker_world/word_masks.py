@@ -26,7 +26,7 @@ from semantic_guidance.guidance.word_map import contrast, soft_mask
 from semantic_guidance.nodes.prompt import SemanticGuidancePrompt
 from semantic_guidance.sampling.word_mask import DOWNSAMPLE, WordMap, word_maps
 
-from .loader import load_sticker_world
+from .loader import MODELS, load_sticker_world
 from .scenes import NOUNS, SIDE, Scene, make_scenes, phrase
 
 GROUPS = {"singles": 1, "pairs": 2}
@@ -56,8 +56,8 @@ class View(NamedTuple):
 class World:
     """The model, and its view of scenes."""
 
-    def __init__(self) -> None:
-        self.model, self.clip, self.vae = load_sticker_world()
+    def __init__(self, model: str) -> None:
+        self.model, self.clip, self.vae = load_sticker_world(model=model)
 
     def views(self, count: int, seed: int, subjects: int) -> list[View]:
         scenes = make_scenes(count, seed, subjects)
@@ -164,11 +164,12 @@ def contrasts(world: World, count: int) -> Iterator[list]:
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="which of its models (%(default)s)")
     parser.add_argument("--scenes", type=int, default=200, help="scenes per group (%(default)s)")
     parser.add_argument("--grid", type=int, default=0, metavar="SCENES", help="first compare all settings on so many")
     parser.add_argument("--write", action="store_const", const=PAGE, help="into docs/%(const)s")
     args = parser.parse_args()
-    world = World()
+    world = World(args.model)
     if args.grid:
         head = ["map_scale", "completion", "noise level", "threshold"]
         head += [f"{group}, {measured}" for group in GROUPS for measured in ("IoU", "pointing")]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import sqrt
 
@@ -17,8 +17,8 @@ from . import host  # noqa: F401
 from tqdm import tqdm
 
 from .judge import Verdict, judge
-from .loader import load_sticker_world
-from .sampling import Method, Settings, generate, plain
+from .loader import MODELS, load_sticker_world
+from .sampling import SETTINGS, Method, Settings, generate, plain
 from .scenes import ANIMALS, HELD_OUT_PAIRS, NOUNS, OBJECTS, allowed_colours, caption
 from .train_judge import measure
 
@@ -119,16 +119,18 @@ def summary(outcomes: list[Outcome]) -> dict[str, tuple[int, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="which of its models (%(default)s)")
     parser.add_argument("--seeds", type=int, default=4, help="pictures for each prompt (%(default)s)")
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--cfg", type=float, nargs="+", default=[Settings.cfg], help="one scale, or several to compare")
     args = parser.parse_args()
     accuracy = measure(None, count=200)
-    world = load_sticker_world()
+    world = load_sticker_world(model=args.model)
     for cfg in args.cfg:
-        outcomes = evaluate(world, benchmark_prompts(), range(args.seeds), Settings(steps=args.steps, cfg=cfg))
+        settings = replace(SETTINGS[args.model], steps=args.steps, cfg=cfg)
+        outcomes = evaluate(world, benchmark_prompts(), range(args.seeds), settings)
         counts = summary(outcomes)
-        print(f"plain CFG, scale {cfg}, {args.steps} steps, {args.seeds} seeds: share [95 % interval]")
+        print(f"{args.model}, plain CFG, scale {cfg}, {args.steps} steps, {args.seeds} seeds: share [95 % interval]")
         print("\n".join(row(name, *counted) for name, counted in counts.items()))
         print(
             f"single={rate(counts['single: all present']):.2f} pair_both={rate(counts['pairs: both present']):.2f} "
