@@ -8,6 +8,8 @@ import unicodedata
 
 from .prompt import CONDITIONING_KEY, PROBLEM_KEY, PromptWords
 
+MOST_DIGITS = 9  # of a token number
+
 
 def _normal(text: str) -> str:
     return re.sub(r"\s+", "", unicodedata.normalize("NFC", text).lower())
@@ -24,8 +26,9 @@ def find_phrase(prompt: PromptWords, phrase: str) -> tuple[int, ...]:
     "#5" means the token in column 5, counted from 0 with the start token.
     """
     if is_token_number(phrase):
-        column = int(phrase[1:])
-        return (column,) if column < prompt.length else ()
+        digits = phrase[1:].lstrip("0") or "0"
+        column = int(digits[:MOST_DIGITS])  # Python refuses to read numbers of thousands of digits
+        return (column,) if len(digits) <= MOST_DIGITS and column < prompt.length else ()
     wanted = _normal(phrase)
     for first in range(len(prompt.words)):
         text = ""
