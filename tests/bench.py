@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import torch
 from paths import use_host
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -24,12 +26,14 @@ parser.add_argument("--width", type=int, default=320, help="model channels of SD
 parser.add_argument("--only", choices=["sd15", "sdxl"], help="one topology only")
 parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="float32 on the CPU, float16 on CUDA")
 ARGUMENTS = parser.parse_args()
+if ARGUMENTS.device == "cuda" and not torch.cuda.is_available():
+    sys.exit("dev.py bench: PyTorch finds no CUDA device here")
 use_host(ARGUMENTS.device)  # before anything of the host is imported
 
+import comfy.model_management  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.sample  # noqa: E402
 import comfy.supported_models  # noqa: E402
-import torch  # noqa: E402
 
 from semantic_guidance.guidance.attend_excite import Excitation  # noqa: E402
 from semantic_guidance.guidance.sega import Momentum  # noqa: E402
@@ -38,7 +42,7 @@ from semantic_guidance.sampling.scfg import run as scfg  # noqa: E402
 from semantic_guidance.sampling.sega.concepts import Concept  # noqa: E402
 from semantic_guidance.sampling.sega.run import patch_sega  # noqa: E402
 
-CPU, DEVICE = torch.device("cpu"), torch.device(ARGUMENTS.device)
+CPU, DEVICE = torch.device("cpu"), comfy.model_management.get_torch_device()
 DTYPE = torch.float32 if DEVICE == CPU else torch.float16
 
 METHODS = {

@@ -11,6 +11,7 @@ import os
 import re
 
 import comfy.model_base
+import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.sample
@@ -22,7 +23,7 @@ from torch import Tensor
 
 CPU = torch.device("cpu")
 WIDTH = 64  # of the text conditioning
-DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cpu"))
+DEVICE = comfy.model_management.get_torch_device()  # the one that paths.use_host chose
 DTYPE = getattr(torch, os.environ.get("TEST_PRECISION", "float64"))
 EXACT = 1e-6  # of the largest value. In float64 only the host's rounding of a result to float32 is left, up to 6e-8
 

@@ -20,7 +20,7 @@ import torch
 from host.tiny import CPU, DEVICE
 from torch import Tensor
 
-DTYPE = getattr(torch, os.environ.get("TEST_PRECISION", "float32"))
+DTYPE = getattr(torch, os.environ.get("TEST_PRECISION", "float32"))  # few classes of the host know float64
 WIDTH = 24  # of the text conditioning
 TOKENS = 9  # of a prompt
 POOLED = 32
