@@ -65,7 +65,8 @@ def test_a_schedules_factor_is_measured_in_the_picture_and_at_its_words(sd15):
     torch.testing.assert_close(table(seen.steps), torch.full((2, 1, 1), 1 + 0.5 * 6.5), atol=1e-3, rtol=0)
     samples, seen = measured(scheduled(sd15, preset="constant", words=WORDS), NAMES, steps=1)
     (args,) = first_predictions(scheduled(sd15, preset="constant", words=WORDS))
-    expected = effective_scale(args["denoised"], args["cond_denoised"], args["uncond_denoised"], seen.regions.float()).float()
+    predictions = (args[name] for name in ("denoised", "cond_denoised", "uncond_denoised"))
+    expected = effective_scale(*predictions, seen.regions.float()).float()
     known = ~expected.isnan()
     torch.testing.assert_close(table(seen.steps)[0, :, 1:][known], expected[known], atol=0.05, rtol=0.01)
     assert known.sum() >= 3 and expected[known].max() > 9 and expected[known].min() < 6
