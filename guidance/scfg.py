@@ -74,28 +74,28 @@ def region_rates(difference: Tensor, partition: Partition, reference: Tensor) ->
 
 
 def rate_map(
-    rates: Sequence[Tensor], partitions: Sequence[Partition], scale: float, rate_min: float = 0.8,
+    rates: Sequence[Tensor], partitions: Sequence[Partition], cfg_scale: float, rate_min: float = 0.8,
     rate_max: float = 3.0, scale_cap: float = 15.0,
 ) -> Tensor:
     """The rate at each position of the latent, limited and smoothed within each frame. [B, 1, *size].
 
-    rates: [B, regions] of each prompt's partition. scale is the CFG scale; scale_cap bounds scale * rate (0 = no
-    bound) and wins over rate_min.
+    rates: [B, regions] of each prompt's partition. scale_cap bounds cfg_scale * rate (0 = no bound) and wins over
+    rate_min.
     """
     rate = sum(
         partition.share * values.gather(1, partition.owner.flatten(1)).view_as(partition.owner)
         for values, partition in zip(rates, partitions, strict=True)
     )
     rate = rate.clamp(rate_min, rate_max)
-    if scale_cap > 0 and scale > 0:
-        rate = rate.clamp(max=scale_cap / scale)
+    if scale_cap > 0 and cfg_scale > 0:
+        rate = rate.clamp(max=scale_cap / cfg_scale)
     return smooth(rate)
 
 
-def guide(denoised: Tensor, cond: Tensor, uncond: Tensor, rate: Tensor, scale: float) -> Tensor:
-    """Turn plain CFG into S-CFG: add scale * (rate - 1) * (cond - uncond) to what CFG gave.
+def guide(denoised: Tensor, cond: Tensor, uncond: Tensor, rate: Tensor, cfg_scale: float) -> Tensor:
+    """Turn plain CFG into S-CFG: add cfg_scale * (rate - 1) * (cond - uncond) to what CFG gave.
 
-    All [B, C, *size] but rate, [B, 1, *size]. With denoised = uncond + scale * (cond - uncond) the result is the
-    paper's uncond + scale * rate * (cond - uncond); written as a sum it composes with other guidance.
+    All [B, C, *size] but rate, [B, 1, *size]. With denoised = uncond + cfg_scale * (cond - uncond) the result is the
+    paper's uncond + cfg_scale * rate * (cond - uncond); written as a sum it composes with other guidance.
     """
-    return denoised + scale * (rate.to(denoised.dtype) - 1) * (cond - uncond)
+    return denoised + cfg_scale * (rate.to(denoised.dtype) - 1) * (cond - uncond)

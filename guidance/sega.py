@@ -23,7 +23,7 @@ from .precision import widen
 class Edit:
     """How one concept acts. Warm-up and cooldown count sampler steps from 0."""
 
-    scale: float = 5.0  # edit_guidance_scale, s_e
+    edit_scale: float = 5.0  # edit_guidance_scale, s_e
     threshold: float = 0.9  # edit_threshold, lambda in [0, 1]: 0.9 keeps the strongest tenth of every channel
     warmup: int = 10  # first step at which the concept acts
     cooldown: int | None = None  # first step at which it no longer does
@@ -56,7 +56,7 @@ class Momentum:
 
 def needed(edit: Edit, step: int, momentum: Momentum) -> bool:
     """Whether the concept's prediction can change the image, at this step or through the momentum later."""
-    if edit.cooled(step) or edit.scale == 0 or edit.weight <= 0:
+    if edit.cooled(step) or edit.edit_scale == 0 or edit.weight <= 0:
         return False
     return edit.active(step) or not momentum.inert
 
@@ -86,7 +86,7 @@ def edit_term(uncond: Tensor, concept: Tensor, edit: Edit, mask: Tensor | None =
     uncond, concept: noise predictions [B, C, *space]; mask: broadcastable to them, 1 where the edit may act.
     The mask is applied after the threshold, so that inside it the edit is the same as without it.
     """
-    psi = (widen(concept) - widen(uncond)) * (-edit.scale if edit.remove else edit.scale)
+    psi = (widen(concept) - widen(uncond)) * (-edit.edit_scale if edit.remove else edit.edit_scale)
     magnitude = psi.abs()
     term = torch.where(magnitude >= channel_quantile(magnitude, edit.threshold), psi, 0)
     return term if mask is None else term * mask

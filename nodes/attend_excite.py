@@ -100,9 +100,10 @@ class SemanticGuidanceAttendExcite(io.ComfyNode):
         values = (threshold_start, threshold_20, threshold_40)
         thresholds = tuple((share, value) for (share, _), value in zip(PAPER.thresholds, values, strict=True) if value)
         excitation = Excitation(
-            scale_factor, (scale_start, scale_end), active_share, thresholds, max_refinements, max_move
+            scale_factor=scale_factor, scale_range=(scale_start, scale_end), share=active_share, thresholds=thresholds,
+            max_refinements=max_refinements, limit=max_move,
         )
-        settings = Settings(tuple(split_phrases(words)), excitation, MAP_SCALES[map_scale])
+        settings = Settings(words=tuple(split_phrases(words)), excitation=excitation, downsample=MAP_SCALES[map_scale])
         return io.NodeOutput(*patch_attend_excite(model, settings))
 
 

@@ -80,8 +80,9 @@ class SemanticGuidanceSCFG(io.ComfyNode):
         reference: str, map_scale: str, start_percent: float, end_percent: float,
     ) -> io.NodeOutput:
         settings = Settings(
-            strength, rate_min, rate_max, scale_cap, completion, reference == WHOLE_IMAGE, MAP_SCALES[map_scale],
-            start_percent, end_percent,
+            strength=strength, rate_min=rate_min, rate_max=rate_max, scale_cap=scale_cap, completion=completion,
+            whole_image=reference == WHOLE_IMAGE, downsample=MAP_SCALES[map_scale], start_percent=start_percent,
+            end_percent=end_percent,
         )
         return io.NodeOutput(*patch_scfg(model, settings))
 

@@ -98,8 +98,9 @@ class SemanticGuidanceSchedule(io.ComfyNode):
         except ValueError as error:
             raise ValueError(f"{NODE}: {str(error).rstrip('.')}.") from error
         settings = Settings(
-            preset, factor, named, clamp, power, cfgpp_lambda, start_percent, end_percent, MAP_SCALES[map_scale], mask,
-            drawn,
+            preset=preset, factor=factor, words=named, clamp=clamp, power=power, cfgpp_lambda=cfgpp_lambda,
+            start_percent=start_percent, end_percent=end_percent, downsample=MAP_SCALES[map_scale], mask=mask,
+            curve=drawn,
         )
         return io.NodeOutput(patch_schedule(model, settings))
 

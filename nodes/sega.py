@@ -85,11 +85,11 @@ class SemanticGuidanceConcept(io.ComfyNode):
         cls, conditioning, direction: str, edit_guidance_scale: float, threshold: float, warmup: float,
         cooldown: float, counted_in: Unit, weight: float, confine_to: str, mask=None, previous=None,
     ) -> io.NodeOutput:
-        edit = Edit(
-            scale=edit_guidance_scale, threshold=threshold, weight=weight, remove=direction == "remove"
-        )
+        edit = Edit(edit_scale=edit_guidance_scale, threshold=threshold, weight=weight, remove=direction == "remove")
         words = tuple(split_phrases(confine_to))
-        concept = Concept(conditioning, edit, warmup, cooldown, counted_in, mask, words)
+        concept = Concept(
+            conditioning, edit, warmup=warmup, cooldown=cooldown, unit=counted_in, mask=mask, confine_to=words
+        )
         return io.NodeOutput((*(previous or ()), concept))
 
 
@@ -134,7 +134,9 @@ class SemanticGuidanceSEGA(io.ComfyNode):
     def execute(
         cls, model, concepts, momentum_scale: float, momentum_beta: float, momentum_after_cooldown: bool
     ) -> io.NodeOutput:
-        momentum = Momentum(momentum_scale, momentum_beta, ends_with_cooldown=not momentum_after_cooldown)
+        momentum = Momentum(
+            scale=momentum_scale, beta=momentum_beta, ends_with_cooldown=not momentum_after_cooldown
+        )
         return io.NodeOutput(patch_sega(model, concepts, momentum))
 
 

@@ -190,7 +190,7 @@ def patch_sega(model: ModelPatcher, concepts: tuple[Concept, ...], momentum: Mom
         model = model.get_non_dynamic_delegate()  # as the host's guiders do for their prompts
     else:
         model = model.clone()
-    if all(concept.edit.scale == 0 or concept.edit.weight <= 0 for concept in concepts):
+    if all(concept.edit.edit_scale == 0 or concept.edit.weight <= 0 for concept in concepts):
         return model
     key = add_guidance(
         model, lambda guider, sigmas: SEGARun(guider, sigmas, concepts, momentum, layers), NODE

@@ -153,7 +153,7 @@ def measure(
             continue
         ways = {"prompt rewritten": generate(world, task.rewritten, [seeds[i] for i in kept], settings)}
         for scale in scales:
-            method = sega(task, replace(edit, scale=scale), warmup)
+            method = sega(task, replace(edit, edit_scale=scale), warmup)
             ways[f"SEGA, scale {scale:g}"] = generate(world, task.prompt, [seeds[i] for i in kept], settings, method)
         for name, pictures in ways.items():
             cell = cells.setdefault(name, Cell([], [], []))
@@ -198,7 +198,7 @@ def record_edits(world: tuple, task: Task, seeds: Sequence[int], settings: Setti
     def method(model, clip, prompt):
         model = model.clone()
         model.set_model_sampler_post_cfg_function(note)
-        model, positive = sega(task, Edit(scale=scale), Concept.warmup)(model, clip, prompt)
+        model, positive = sega(task, Edit(edit_scale=scale), Concept.warmup)(model, clip, prompt)
         model.set_model_sampler_post_cfg_function(note)
         return model, positive
 

@@ -127,7 +127,7 @@ def test_a_uniform_difference_needs_no_correction(size):
     regions = stripes(2, 5, size)
     rates = scfg.region_rates(difference, regions, stripe(2, 2, 0, size))
     torch.testing.assert_close(rates, torch.ones(2, 5))
-    rate = scfg.rate_map([rates], [regions], scale=3.0)
+    rate = scfg.rate_map([rates], [regions], cfg_scale=3.0)
     torch.testing.assert_close(rate, torch.ones(2, 1, *size))
     torch.testing.assert_close(scfg.guide(difference, 1 + difference, torch.ones(()), rate, 3.0), difference)
 

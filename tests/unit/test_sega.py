@@ -23,7 +23,7 @@ def golden_case(name: str):
         value = default if case[key] is None else case[key]
         columns.append(value if isinstance(value, list) else [value] * case["K"])
     edits = [
-        Edit(scale=s, threshold=t, warmup=w, cooldown=c, remove=r, weight=g)
+        Edit(edit_scale=s, threshold=t, warmup=w, cooldown=c, remove=r, weight=g)
         for s, t, w, c, r, g in zip(*columns, strict=True)
     ]
     momentum = Momentum(scale=case["sm"], beta=case["beta"])
@@ -85,7 +85,7 @@ def test_no_concepts_give_no_edit():
     assert run([], Momentum(), 3).abs().max() == 0
 
 
-@pytest.mark.parametrize("nothing", [{"scale": 0.0}, {"weight": 0.0}, {"weight": -1.0}, {"cooldown": 0}])
+@pytest.mark.parametrize("nothing", [{"edit_scale": 0.0}, {"weight": 0.0}, {"weight": -1.0}, {"cooldown": 0}])
 def test_a_concept_that_cannot_matter_is_not_needed_and_changes_nothing(nothing):
     edit = replace(Edit(warmup=0), **nothing)
     assert not any(needed(edit, step, Momentum()) for step in range(4))
