@@ -93,7 +93,7 @@ def test_ksampler_and_decode_from_the_hosts_empty_latent(world):
 def test_a_seed_gives_the_same_picture_whatever_the_batch(world):
     alone = generate(world, "a cat", [5], FAST)
     among = generate(world, "a cat", [4, 5], FAST)
-    torch.testing.assert_close(alone[0], among[1], atol=2e-3, rtol=0)
+    torch.testing.assert_close(alone[0], among[1], atol=0.5 / 255, rtol=0)  # of a picture of 8 bits
     assert not torch.equal(alone, generate(world, "a dog", [5], FAST))
 
 
