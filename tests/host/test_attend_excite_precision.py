@@ -12,13 +12,14 @@ from semantic_guidance.sampling.attend_excite import gradient as attention_gradi
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_moves_the_latent_alike(dtype):
+    """As far as bf16 goes: it has 8 bits, and scores exponentiate a hundredfold. A loss scale left in would be 4096."""
     settings = dict(max_refinements=0, active_share=0.25)
     exact, low = tiny.sd15(), tiny.sd15(dtype=dtype)
     low.model.manual_cast_dtype = None
     _, expected = traced(exact, settings, steps=2)
     _, trace = traced(low, settings, steps=2)
-    torch.testing.assert_close(trace.steps[0].before, expected.steps[0].before.float(), atol=0.02, rtol=0.1)
-    torch.testing.assert_close(trace.steps[0].size, expected.steps[0].size.float(), rtol=0.25, atol=0)
+    torch.testing.assert_close(trace.steps[0].before, expected.steps[0].before.float(), atol=0.05, rtol=0)
+    assert 0.5 < float(trace.steps[0].size / expected.steps[0].size) < 2
 
 
 @pytest.fixture
