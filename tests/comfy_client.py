@@ -29,7 +29,7 @@ class Interrupted(Exception):
 class ComfyClient:
     def __init__(self, address: str):
         self.address = address.rstrip("/")
-        self._outputs: dict[str, dict] = {}  # of the last run that ended well
+        self._outputs: dict[str, dict] = {}  # the last of each node
 
     def get(self, path: str, timeout: float = 60) -> bytes:
         with urllib.request.urlopen(f"{self.address}{path}", timeout=timeout) as reply:
@@ -60,11 +60,11 @@ class ComfyClient:
     def wait(self, run: str, timeout: float = 600) -> dict[str, dict]:
         """The outputs of a run by node id, once it has ended."""
         entry = self.ended(run, timeout)
+        self._outputs |= entry["outputs"]  # also of a run that failed at a later node
         _raise_on_failure(entry["status"])
         # ComfyUI 0.18 leaves out the outputs that it kept from the last run.
         kept = {node: self._outputs[node] for node in _cached(entry) if node in self._outputs}
-        self._outputs = {**kept, **entry["outputs"]}
-        return self._outputs
+        return {**kept, **entry["outputs"]}
 
     def ended(self, run: str, timeout: float = 600) -> dict:
         """What the server's history says of a run, once it has ended, well or not."""
