@@ -8,6 +8,7 @@ from ..drawing import heat_map
 from ..drawing.curves import Curve, curve_picture
 from ..sampling.attend_excite.trace import AttentionRecord, Trace
 from .checks import checked
+from .inputs import LATENT_TOOLTIP
 from .sockets import CATEGORY, AttentionTrace
 
 NODE = "Attention Curves"
@@ -29,11 +30,7 @@ class SemanticGuidanceAttentionCurves(io.ComfyNode):
                 AttentionTrace.Input(
                     "attention", tooltip="From the Attend-and-Excite node whose model made the latent."
                 ),
-                io.Latent.Input(
-                    "latent",
-                    tooltip="The latent that the sampler returned. It makes this node wait for the sampler, and tells "
-                    "which of its runs to show.",
-                ),
+                io.Latent.Input("latent", tooltip=LATENT_TOOLTIP),
                 io.Image.Input(
                     "image", optional=True, tooltip="The decoded latent, to lay the maps over.",
                 ),

@@ -13,3 +13,8 @@ COMPLETION_TOOLTIP = (
     "How token maps are spread over whole objects with the help of self-attention. 'as released' is what the authors' "
     "code computes, 'power series' what the paper writes, 'none' leaves the maps as they are."
 )
+
+LATENT_TOOLTIP = (
+    "The latent that the sampler returned. It makes this node wait for the sampler, and tells which of its runs to "
+    "show."
+)

@@ -9,6 +9,7 @@ from ..guidance.attention_maps import enlarge
 from ..guidance.meter import clipped_share
 from ..sampling.meter.record import Measured, MeterRecord
 from .checks import checked
+from .inputs import LATENT_TOOLTIP
 from .pictures import pictures_behind
 from .sockets import CATEGORY, Meter
 
@@ -29,11 +30,7 @@ class SemanticGuidanceMeterCurves(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 Meter.Input("meter", tooltip="From the Guidance Meter whose model made the latent."),
-                io.Latent.Input(
-                    "latent",
-                    tooltip="The latent that the sampler returned. It makes this node wait for the sampler, and tells "
-                    "which of its runs to show.",
-                ),
+                io.Latent.Input("latent", tooltip=LATENT_TOOLTIP),
                 io.Image.Input(
                     "image", optional=True,
                     tooltip="The decoded latent, to tell how many of its colour values are clipped.",

@@ -10,6 +10,7 @@ from ..drawing import DIVERGING, LegendEntry, heat_map, region_picture
 from ..sampling.scfg.regions import RegionRecord, RegionStep, ShownWord, WordStep, by_words, steps_shown, word_masks
 from ..sampling.scfg.regions import Regions as RegionsOfRun
 from .checks import checked
+from .inputs import LATENT_TOOLTIP
 from .pictures import BUDGET, gallery, picture_name, pictures_behind
 from .sockets import CATEGORY, Regions
 
@@ -29,11 +30,7 @@ class SemanticGuidanceRegionPreview(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 Regions.Input("regions", tooltip="From the S-CFG node whose model made the latent."),
-                io.Latent.Input(
-                    "latent",
-                    tooltip="The latent that the sampler returned. It makes this node wait for the sampler, and tells "
-                    "which of its runs to show.",
-                ),
+                io.Latent.Input("latent", tooltip=LATENT_TOOLTIP),
                 io.Image.Input(
                     "image", optional=True,
                     tooltip="The decoded latent, to draw the regions on. Without it they are drawn on plain grey. Of a "

@@ -7,6 +7,8 @@ import torch
 
 from .scenes import OBJECTS, allowed_colours, draw, phrase, pick_things
 
+CHUNK = 256  # examples drawn and encoded together
+EMPTY_CAPTIONS = 0.12
 NOT_DRAWN = 0.15  # share of the captions with several subjects that name one which is not in the picture
 WRONG_COLOUR = 0.04  # share of the objects drawn in another colour than the caption says
 COLOUR_UNSAID = 0.15  # share of the objects whose colour the caption leaves out

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from . import autoencoder, train_transformer
 from .cache import CACHE
-from .dataset import training_chunk
+from .dataset import CHUNK, EMPTY_CAPTIONS, training_chunk
 from .export import export
 from .learner import Learner, save
 from .loader import MODELS, WEIGHTS, load_sticker_world
@@ -31,8 +31,6 @@ from .sampling import Settings
 from .sheet import PROMPTS, draw_sheet
 from .train_judge import make_judge
 
-CHUNK = 256
-EMPTY_CAPTIONS = 0.12
 MIN_SNR = 5.0  # Hang et al., Efficient Diffusion Training via Min-SNR Weighting Strategy, 2023
 DEBIAS = 6.0  # Yu et al., Debias the Training of Diffusion Models, 2023: weight sigma, here up to this sigma
 NOISE_BIAS = 0.7  # timesteps are 1000 u ** 0.7: more of the noisy ones, where the prompt decides

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from .autoencoder import to_model
-from .dataset import training_chunk
+from .dataset import CHUNK, EMPTY_CAPTIONS, training_chunk
 from .learner import Learner, save
 from .loader import WEIGHTS, load_sticker_world, make_model, read_weights
 from .model import Autoencoder
@@ -28,9 +28,6 @@ from .parallel import mine, run
 from .sampling import SETTINGS
 from .sheet import PROMPTS, draw_sheet
 from .transformers import SHIFT, TRANSFORMERS
-
-CHUNK = 256
-EMPTY_CAPTIONS = 0.12
 
 
 def encode_scenes(folder: Path, count: int, seed: int) -> dict[str, torch.Tensor]:
