@@ -67,8 +67,8 @@ def main() -> None:
         for graph, pictures in runs():
             wanted = {name: nodes for name, nodes in pictures.items() if not names or name in names}
             for name, picture in (shown(client, graph, wanted) if wanted else {}).items():
-                path = FOLDER / f"{name}.jpg"
-                picture.save(path, quality=85, optimize=True)
+                path = FOLDER / f"{name}.webp"
+                picture.save(path, quality=80, method=6)
                 print(path.relative_to(ROOT), f"{path.stat().st_size / 1024:.0f} KB")
 
 

@@ -1,6 +1,6 @@
 """The thumbnails of the example workflows: `python -m thumbnails [NAME ...]`.
 
-Pictures from their runs on Sticker World; for other families, which it cannot stand for, the graph.
+Pictures from their runs on Sticker World; for other families, which it cannot stand for, our nodes by name.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import io
 
 import workflow_files
-from comfy_client import ComfyClient
+from comfy_client import ComfyClient, Graph
 from comfy_server import comfy_server
 from paths import ROOT
 from PIL import Image
@@ -18,6 +18,7 @@ from sheet import scale, trimmed
 from workflow_pages import PAGES, Page
 
 SIZE = (720, 480)
+SAVED = (480, 320)  # the front end shows them about 300 wide
 MARGIN = 24
 
 
@@ -40,6 +41,12 @@ def side_by_side(shown: list[Image.Image]) -> Image.Image:
     return card
 
 
+def our_nodes(graph: Graph, names: dict[str, str]) -> list[str]:
+    """Of the pack, each once. names: of each class, as users see them; what stands in parentheses is left out."""
+    kinds = dict.fromkeys(node["class_type"] for node in graph.values())
+    return [names[kind].split(" (")[0] for kind in kinds if kind.startswith("SemanticGuidance")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="of tests/workflows; all by default")
@@ -52,8 +59,8 @@ def main() -> None:
             if page.shows:
                 card = side_by_side(pictures(client, name, page))
             else:
-                card = poster(page, workflow_files.load(name), shown, SIZE)
-            card.save(path, quality=88)
+                card = poster(page.title, our_nodes(workflow_files.load(name), shown), SIZE)
+            card.resize(SAVED, Image.Resampling.LANCZOS).save(path, quality=80, optimize=True, progressive=True)
             print(path.relative_to(ROOT))
 
 

@@ -19,9 +19,10 @@ KINDS = {
     "words": {".py"},
     "locales": {".json"},
     "subgraphs": {".json"},
-    "web": {".md", ".jpg", ".png"},
+    "web": {".md", ".webp"},
     "workflows": {".json", ".jpg"},
 }
+PICTURE_BYTES = 16_000
 
 
 def test_only_what_a_user_needs_is_shipped():
@@ -41,6 +42,12 @@ def test_everything_that_the_pack_consists_of_is_shipped():
 
 def test_the_archive_is_small():
     assert release.archive_bytes(ROOT, {path.as_posix() for path in shipped()}) < release.LIMIT
+
+
+def test_every_picture_is_small():
+    for path in shipped():
+        if path.suffix in (".jpg", ".webp"):
+            assert 0 < (ROOT / path).stat().st_size < PICTURE_BYTES, path
 
 
 def test_the_oldest_host_is_said_alike_everywhere():
