@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import ast
 import io
-import json
 import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import translated
 from paths import ROOT
 
 LIMIT = 10**6  # bytes of the registry's archive
@@ -23,7 +23,6 @@ FILES = {"LICENSE", "README.md", "__init__.py", "pyproject.toml"}
 FOLDERS = {
     "attention_hooks", "drawing", "guidance", "locales", "nodes", "sampling", "subgraphs", "web", "words", "workflows",
 }  # fmt: skip
-TEXTS = ("nodeDefs.json", "main.json")
 # Where the version stands, and how.
 STANDS = {
     "pyproject.toml": re.compile(r'(?m)^(version = ")([^"]+)'),
@@ -99,23 +98,11 @@ def of_the_changelog(root: Path, new: str) -> list[str]:
 
 
 def of_the_languages(root: Path) -> list[str]:
-    """Every language has the texts that English has, and a help page for every node."""
-    locales, pages = root / "locales", root / "web" / "docs"
-    nodes = json.loads(read(locales / "en" / "nodeDefs.json"))
-    found = []
-    for folder in sorted(path for path in locales.iterdir() if path.is_dir()):
-        for name in TEXTS:
-            wanted = places(json.loads(read(locales / "en" / name)))
-            there = places(json.loads(read(folder / name))) if (folder / name).is_file() else set()
-            if there != wanted:
-                path = (folder / name).relative_to(root).as_posix()
-                found += [f"{path} does not have {listed(wanted - there)}"] if wanted - there else []
-                found += [f"{path} has {listed(there - wanted)}, which English has not"] if there - wanted else []
-        end = ".md" if folder.name == "en" else f"/{folder.name}.md"
-        missing = [f"web/docs/{node}{end}" for node in nodes if not (pages / f"{node}{end}").is_file()]
-        if missing:
-            found.append(f"help pages are missing: {listed(missing)}")
-    return found
+    """Every text and help page is translated, from the English as it is now."""
+    return [
+        f"{language}: {len(left)} texts are not translated: {translated.listed(left)}"
+        for language in translated.languages(root) if (left := translated.unfinished(language, root))
+    ]  # fmt: skip
 
 
 def of_the_hosts(root: Path) -> list[str]:
@@ -196,14 +183,6 @@ def read(path: Path) -> str:
 
 def number(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(".")))
-
-
-def places(texts: dict, above: str = "") -> set[str]:
-    """Where the texts are, as node.inputs.name.tooltip."""
-    found = set()
-    for key, value in texts.items():
-        found |= places(value, f"{above}{key}.") if isinstance(value, dict) else {above + key}
-    return found
 
 
 def constants(path: Path) -> dict:

@@ -1,18 +1,20 @@
 """English node texts and the tables of the help pages, from the nodes: `python -m translations` writes them.
 
-locales/en/ is what the nodes say themselves; the other languages have the same keys. In every help page
-the rows of the first two tables (inputs, outputs) are written from these texts; everything else there is by hand.
+locales/en/ is what the nodes say themselves; what English no longer has is taken out of the other languages, and where
+they lack a text the front end shows the English. In every help page the rows of the first two tables (inputs, outputs)
+are written from these texts; everything else there is by hand. It tells at the end what is left to translate.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
-from pathlib import Path
 
+import translated
 from paths import ROOT, TESTS, use_host
 
-LANGUAGES = ["en", "zh", "ja", "ko", "fr", "de", "es", "ru"]
+LANGUAGES = ["en", *translated.languages()]
 FOLDER = ROOT / "locales"
 PAGES = ROOT / "web" / "docs"
 ROWS = re.compile(r"(?<=\|\n)(\|(?:---\|)+\n)((?:\|.*\n)*)")  # of a Markdown table: the line under its head, the rest
@@ -27,11 +29,6 @@ def texts(language: str) -> dict:
 
 def categories(language: str) -> dict[str, str]:
     return json.loads((FOLDER / language / "main.json").read_text(encoding="utf-8"))["nodeCategories"]
-
-
-def page(node_id: str, language: str) -> Path:
-    """Where the front end looks for the help of a node."""
-    return PAGES / f"{node_id}.md" if language == "en" else PAGES / node_id / f"{language}.md"
 
 
 def schemas() -> dict:
@@ -98,22 +95,51 @@ def span(entry, default: str) -> str:
     return f"{entry.min} - {entry.max}; {default} {entry.default}"
 
 
+def kept(nested: dict, english: dict) -> dict:
+    """What English has too, in its order."""
+    return {
+        key: kept(nested[key], text) if isinstance(text, dict) else nested[key]
+        for key, text in english.items() if key in nested
+    }  # fmt: skip
+
+
+def filled(nested: dict, english: dict) -> dict:
+    """With the English where a text is missing."""
+    return {
+        key: filled(nested.get(key, {}), text) if isinstance(text, dict) else nested.get(key, text)
+        for key, text in english.items()
+    }
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--still-right", nargs="*", default=[], choices=LANGUAGES[1:], metavar="LANGUAGE",
+                        help="what is older than the English in this language is right all the same")
+    still_right = parser.parse_args().still_right
     found = schemas()
-    write("nodeDefs.json", {node_id: english(schema) for node_id, schema in found.items()})
-    write("main.json", {"nodeCategories": english_categories(found)})
+    english_texts = {node_id: english(schema) for node_id, schema in found.items()}
+    english_names = {"nodeCategories": english_categories(found)}
+    write("en", english_texts, english_names)
     for language in LANGUAGES:
+        nodes = kept(texts(language), english_texts)
+        write(language, nodes, kept({"nodeCategories": categories(language)}, english_names))
         for node_id, schema in found.items():
-            help_page = page(node_id, language)
-            content = help_page.read_text(encoding="utf-8")
-            tables = with_tables(content, schema, texts(language)[node_id], CELLS[language])
-            help_page.write_text(tables, encoding="utf-8", newline="\n")
+            page = translated.page(node_id, language)
+            if page.is_file():
+                node = filled(nodes, english_texts)[node_id]
+                content = with_tables(page.read_text(encoding="utf-8"), schema, node, CELLS[language])
+                page.write_text(content, encoding="utf-8", newline="\n")
+    for language in LANGUAGES[1:]:
+        translated.note(language, still_right=language in still_right)
+        if left := translated.unfinished(language):
+            print(f"{language}: {len(left)} left: {translated.listed(left)}")
 
 
-def write(name: str, content: dict) -> None:
-    path = FOLDER / "en" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+def write(language: str, nodes: dict, names: dict) -> None:
+    folder = FOLDER / language
+    for name, content in (("nodeDefs.json", nodes), ("main.json", names)):
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import translated
 import translations
 
 FOLDER = "semantic-guidance"
@@ -22,5 +23,7 @@ def test_the_server_gives_the_translations(served, language):
 @pytest.mark.parametrize("language", [language for language in translations.LANGUAGES if language != "en"])
 def test_the_server_gives_the_help_pages(comfy, language):
     for node_id, node in translations.texts(language).items():
+        if not translated.page(node_id, language).is_file():
+            continue
         page = comfy.get(f"/extensions/{FOLDER}/docs/{node_id}/{language}.md").decode()
         assert page.startswith(f"# {node['display_name']}\n")

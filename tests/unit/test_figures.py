@@ -6,6 +6,7 @@ import re
 
 import figures
 import pytest
+import translated
 import translations
 from paths import ROOT
 
@@ -14,8 +15,8 @@ TABLES = re.sub(r"(\d+)/(\d+)", r"\1 of \2", "".join(
     line for page in sorted(figures.DOCS.glob("*.md")) for line in page.read_text(encoding="utf-8").splitlines(True)
     if line.startswith("|")
 ))  # fmt: skip
-HELP = [translations.page(node_id, "en") for node_id in translations.texts("en")]
-WORD_MASK = translations.page("SemanticGuidanceWordMask", "en")
+HELP = [translated.page(node_id, "en") for node_id in translations.texts("en")]
+WORD_MASK = translated.page("SemanticGuidanceWordMask", "en")
 
 
 def paragraphs(text: str) -> list[str]:

@@ -9,10 +9,12 @@ import subprocess
 
 import pytest
 import release
+import translated
 from paths import ROOT
 from shipped import shipped
 
-OTHERS = [".comfyignore", ".gitignore", "CHANGELOG.md", "dev.py", "docs/hosts.md", *release.STANDS]
+LEDGERS = [f"tests/translated/{language}.json" for language in translated.languages()]
+OTHERS = [*LEDGERS, ".comfyignore", ".gitignore", "CHANGELOG.md", "dev.py", "docs/hosts.md", *release.STANDS]
 NEW = "7.0.0"
 HOSTS = "\n".join(f"| {host} | 60 | 0 | |" for host in release.constants(ROOT / "dev.py")["ARCHIVES"])
 
@@ -83,6 +85,7 @@ def test_every_complaint_is_named_at_once_and_nothing_changes(checkout, capsys):
     texts = json.loads(path.read_text(encoding="utf-8"))
     del texts["SemanticGuidanceSCFG"]["inputs"]["strength"]["tooltip"]
     path.write_text(json.dumps(texts), encoding="utf-8")
+    append(checkout / "web" / "docs" / "SemanticGuidanceSCFG.md", "More.\n")
     lines = HOSTS.splitlines()
     (checkout / "docs" / "hosts.md").write_text("\n".join([*lines[:-2], lines[-2].replace("60 | 0", "58 | 2")]))
     commit(checkout)
@@ -93,12 +96,13 @@ def test_every_complaint_is_named_at_once_and_nothing_changes(checkout, capsys):
     hosts = list(release.constants(ROOT / "dev.py")["ARCHIVES"])
     for complaint in (
         "the branch is work, not main", "not committed: README.md", "6.0.0 is not greater than 6.0.0, the last release",
-        "has no entry '## 6.0.0'", "fr/nodeDefs.json does not have SemanticGuidanceSCFG.inputs.strength.tooltip",
-        "help pages are missing: web/docs/SemanticGuidanceSCFG/ja.md", f"ComfyUI {hosts[-2]} 2 tests failed",
+        "has no entry '## 6.0.0'", "ja: 1 texts are not translated: help of SemanticGuidanceSCFG (missing)",
+        "fr: 2 texts are not translated: SemanticGuidanceSCFG.inputs.strength.tooltip (missing), "
+        "help of SemanticGuidanceSCFG (older than the English)", f"ComfyUI {hosts[-2]} 2 tests failed",
         f"ComfyUI {hosts[-1]} no test has passed", "the archive lacks LICENSE", "its limit is", "tests were not run",
     ):  # fmt: skip
         assert complaint in said, complaint
-    assert said.count("\n- ") == 11 and tracked(checkout) == before
+    assert said.count("\n- ") == 9 + len(LEDGERS) and tracked(checkout) == before
 
 
 def test_an_empty_entry_and_a_step_back_are_complaints(checkout):
