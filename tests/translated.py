@@ -1,8 +1,8 @@
 """Which translations are missing, and which are older than their English.
 
 A change of the English asks nothing of the other languages until a release: `python dev.py release` names what is left.
-tests/translated/ has a file a language: for each text, marks of the English and of its translation as they were when the
-one was made of the other. Where both have changed since, it was translated anew; `python -m translations` notes that.
+tests/translated/ has a file a language: for each text, marks of the English and of its translation as they were when
+the one was made of the other. Where both have changed since, it was translated anew; `python -m translations` notes it.
 """
 
 from __future__ import annotations
