@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
+from comfy.nested_tensor import NestedTensor
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -30,7 +31,7 @@ def _is_conditioning(value: Any) -> bool:
 
 
 def _is_latent(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("samples"), Tensor)
+    return isinstance(value, dict) and isinstance(value.get("samples"), (Tensor, NestedTensor))
 
 
 SOCKETS: dict[str, tuple[str, Callable[[Any], bool]]] = {

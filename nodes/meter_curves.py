@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
@@ -64,19 +66,32 @@ class SemanticGuidanceMeterCurves(io.ComfyNode):
     ) -> io.NodeOutput:
         if (other_meter is None) != (other_latent is None):
             raise ValueError(f"{NODE}: a second meter needs its own latent. Connect both, or neither.")
-        runs = [(_measured(meter, latent), image)]
+        runs = [_Shown(_measured(meter, latent), image, _is_clip(latent))]
         if other_meter is not None and other_latent is not None:
-            runs.append((_measured(other_meter, other_latent), other_image))
-        batches = [len(run.steps[0].scale) for run, _ in runs]
+            runs.append(_Shown(_measured(other_meter, other_latent), other_image, _is_clip(other_latent)))
+        measured = [shown.run for shown in runs]
+        batches = [len(run.steps[0].scale) for run in measured]
         if len(set(batches)) > 1:
             raise ValueError(f"{NODE}: one latent has {batches[0]} images and the other {batches[1]}. Sample as many.")
-        measured = [run for run, _ in runs]
         scales = [_drawn(measured, number, "scale", "Effective CFG scale") for number in range(batches[0])]
         norms = [_drawn(measured, number, "ratio", "Norm of guided / positive") for number in range(batches[0])]
         lines = [line for number in range(batches[0]) for line in _summaries(runs, number)]
         return io.NodeOutput(
             torch.stack(scales), torch.stack(norms), "\n".join(lines), ui=ui.PreviewImage([*scales, *norms], cls=cls)
         )
+
+
+class _Shown(NamedTuple):
+    """A run with its decoded latent, if that is connected, and whether that is a clip for each of the batch."""
+
+    run: Measured
+    image: Tensor | None
+    is_clip: bool
+
+
+def _is_clip(latent: dict) -> bool:
+    """Video, or video with sound."""
+    return latent["samples"].is_nested or latent["samples"].ndim == 5
 
 
 def _measured(meter: MeterRecord, latent: dict) -> Measured:
@@ -107,25 +122,28 @@ def _drawn(runs: list[Measured], image: int, kind: str, title: str) -> Tensor:
     return curve_picture([step + 1 for step in steps], curves, (), title, "sampling step", whole_scale(curves))
 
 
-def _summaries(runs: list[tuple[Measured, Tensor | None]], number: int) -> list[str]:
+def _summaries(runs: list[_Shown], number: int) -> list[str]:
     """One line for each run, of one image of the batch."""
     lines = []
-    for index, (run, image) in enumerate(runs):
+    for index, shown in enumerate(runs):
+        run = shown.run
         batch = len(run.steps[0].scale)
         names = (["second meter"] if index else []) + ([f"image {number + 1}"] if batch > 1 else [])
         line = "".join(f"{name}: " for name in names) + run.summary(number)
-        if image is not None:
-            shares = _clipped(run, image, number)
+        if shown.image is not None:
+            shares = _clipped(run, shown.image, number, shown.is_clip)
             told = [f"{name} {100 * share:.1f} %" for name, share in zip((PICTURE, *run.words), shares, strict=True)]
             line += f" Colour values at 0 or 1: {', '.join(told)}."
         lines.append(line)
     return lines
 
 
-def _clipped(run: Measured, image: Tensor, number: int) -> list[float]:
+def _clipped(run: Measured, image: Tensor, number: int, is_clip: bool) -> list[float]:
     """The share of clipped values in the picture and in each word's region, over all frames of a clip."""
     batch = len(run.steps[0].scale)
-    frames = run.regions.shape[2] if run.regions is not None and run.regions.ndim == 5 else 1
+    frames = 1
+    if is_clip:
+        frames = len(image) // batch if run.regions is None else run.regions.shape[2]
     pictures = pictures_behind(image, batch, frames, NODE)[number * frames : (number + 1) * frames]
     shares = []
     for frame, picture in enumerate(pictures):

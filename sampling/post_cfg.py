@@ -93,6 +93,13 @@ class Outcome:
         self._finite.append((place, values.isfinite().all()))
 
 
+def check_compared(node: str, guider: str, args: dict[str, Any]) -> None:
+    """Raise ValueError where a guider gives a post-CFG function no prompt to compare the other with."""
+    for name, conds in (("positive", args["cond"]), ("negative", args["uncond"])):
+        if not conds:
+            raise ValueError(f"{node}: {guider} compares no {name} prompt. Use KSampler or CFGGuider.")
+
+
 def watched(values: Tensor, on_use: Callable[[], None]) -> Tensor:
     """`values`, which call `on_use` when something is computed from them. Results are plain tensors."""
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from comfy.nested_tensor import NestedTensor
+from comfy.utils import pack_latents
 from torch import Tensor
 
 KEPT_BYTES = 256 * 2**20  # of records, for each node; the newest run stays whatever its size
@@ -16,8 +18,13 @@ IF_CACHED = (
 )
 
 
-def fingerprint(samples: Tensor) -> Tensor:
-    """What a latent can be recognised by: its shape and evenly spaced values, on the CPU."""
+def fingerprint(samples: Tensor | NestedTensor) -> Tensor:
+    """What a latent can be recognised by: its shape and evenly spaced values, on the CPU.
+
+    Of several parts, such as video and sound, those of the one that the host packs them into to sample them.
+    """
+    if isinstance(samples, NestedTensor):
+        samples, _ = pack_latents(samples.unbind())
     values = samples.flatten()
     count = min(VALUES, values.numel())
     picked = values[torch.arange(count, device=values.device) * (values.numel() - 1) // max(count - 1, 1)]
@@ -37,7 +44,7 @@ class RunRecord:
         while len(self._runs) > 1 and sum(map(_bytes, self._runs)) > KEPT_BYTES:
             del self._runs[0]
 
-    def find(self, samples: Tensor) -> Any:
+    def find(self, samples: Tensor | NestedTensor) -> Any:
         """The run that made this latent, the nearest and among equals the newest; None where there is none."""
         wanted = fingerprint(samples)
         near = wanted.abs().mean() * TOLERANCE

@@ -132,6 +132,8 @@ def word_maps(
 def _check_latent(model: ModelPatcher, samples: Tensor) -> None:
     latent_format = model.get_model_object("latent_format")
     channels, axes = latent_format.latent_channels, latent_format.latent_dimensions
+    if samples.is_nested:
+        raise ValueError(f"{NODE}: the latent has several parts, such as video with sound. Connect the video's alone.")
     if samples.ndim != 2 + axes or samples.shape[1] != channels:
         raise ValueError(
             f"{NODE}: the latent is {' x '.join(map(str, samples.shape))}, but this model's have {channels} channels "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from ..record import IF_CACHED, RunRecord
@@ -55,7 +56,7 @@ class Measured(NamedTuple):
 class MeterRecord(RunRecord):
     """What one Guidance Meter measured of its runs."""
 
-    def of(self, samples: Tensor) -> Measured:
+    def of(self, samples: Tensor | NestedTensor) -> Measured:
         """The run that made this latent. ValueError, with the way out, where there is none."""
         measured = self.find(samples)
         if measured is not None:

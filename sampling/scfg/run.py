@@ -15,7 +15,7 @@ from ...guidance import scfg
 from ...guidance.attention_maps import Completion, enlarge
 from ...guidance.precision import widen
 from ..conds import ActiveCond, active_conds, are_alike
-from ..post_cfg import Guidance, add_guidance
+from ..post_cfg import Guidance, add_guidance, check_compared
 from ..prompt_text import PromptText, prompt_text, word_columns
 from ..record import fingerprint
 from ..run import Evaluation, SigmaRange
@@ -132,9 +132,7 @@ class SCFGRun(Guidance):
         if args["uncond"] is None:
             self.warn_once(AT_CFG_1 + (FLUX_GUIDANCE if self.guidance_embed else ""))
             return denoised
-        for name, conds in (("positive", args["cond"]), ("negative", args["uncond"])):
-            if not conds:
-                raise ValueError(f"{NODE}: {self.guider} compares no {name} prompt. Use KSampler or CFGGuider.")
+        check_compared(NODE, self.guider, args)
         cond, uncond, cfg_scale = args["cond_denoised"], args["uncond_denoised"], args["cond_scale"]
         reference = self._reference(args["uncond"], x)
         prompts = self._prompts(args["cond"], x)

@@ -15,7 +15,7 @@ from ...guidance.schedules import SHAPES, cfgpp_scale, clamped, powered_cosine
 from ...words.factors import WordFactor
 from ..conds import guidance_direction
 from ..percent import Progress
-from ..post_cfg import Guidance, add_guidance
+from ..post_cfg import Guidance, add_guidance, check_compared
 from ..run import PREFIX, Evaluation, SigmaRange
 from ..samplers import sampler_name
 from ..word_regions import WordRegions, check_readable
@@ -126,9 +126,7 @@ class ScheduleRun(Guidance):
         if args["uncond"] is None:
             self.warn_once("cfg is 1, so there is no guidance to schedule.")
             return denoised
-        for name, conds in (("positive", args["cond"]), ("negative", args["uncond"])):
-            if not conds:
-                raise ValueError(f"{NODE}: {self.guider} compares no {name} prompt. Use KSampler or CFGGuider.")
+        check_compared(NODE, self.guider, args)
         changes = [self.weight(factor, constant) - constant for factor in self.factors or [self.settings.factor]]
         if not any(changes):
             return denoised

@@ -47,11 +47,15 @@ def flat(samples) -> Tensor:
 
 
 def run(model, name: str, positive=None, batch: int = 1, **kwargs) -> Tensor:
+    return flat(sampled(model, name, positive, batch, **kwargs))
+
+
+def sampled(model, name: str, positive=None, batch: int = 1, **kwargs):
     """A few steps as KSampler does them. The positive and the negative prompt have unequal lengths."""
     positive = prompt(name, 0) if positive is None else positive
     negative = kwargs.pop("negative", None) or prompt(name, 1, tokens=7)
     settings = {"samples": latent(name, batch), "steps": 3, **kwargs}
-    return flat(tiny_dit.sample(model, positive, negative, **settings))
+    return tiny_dit.sample(model, positive, negative, **settings)
 
 
 def alone(monkeypatch, model) -> None:

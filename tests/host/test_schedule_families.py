@@ -10,6 +10,7 @@ from host.schedule_runs import metered, scheduled
 from host.test_scfg_families import CLIP, PICTURE, noise, run
 
 from semantic_guidance.guidance.smoothing import smooth
+from semantic_guidance.nodes.meter_curves import SemanticGuidanceMeterCurves
 
 WEIGHT = 3.0  # of cfg 4
 
@@ -68,10 +69,15 @@ def test_the_meter_measures_cfg_and_changes_nothing(name):
 def test_video_with_sound_is_scheduled_and_measured_as_a_whole():
     sound = sega_families.of_family(sega_families.SOUND)
     patched, record = metered(scheduled(sound, preset="constant", factor=0.5))
-    samples = sega_families.run(patched, sega_families.SOUND, cfg=4.0)
-    assert relative(samples, sega_families.run(sound, sega_families.SOUND, cfg=4.0)) > 1e-3
-    steps = record._runs[0].steps
+    parts = sega_families.sampled(patched, sega_families.SOUND, cfg=4.0)
+    plain = sega_families.run(sound, sega_families.SOUND, cfg=4.0)
+    assert relative(sega_families.flat(parts), plain) > 1e-3
+    steps = record.of(parts).steps
     scales = torch.stack([step.scale for step in steps])
     torch.testing.assert_close(scales, torch.full((3, 1, 1), 2.5), atol=1e-2, rtol=0)
+    shown = SemanticGuidanceMeterCurves.execute(record, {"samples": parts}, image=torch.ones(9, 8, 8, 3)).result
+    assert "effective scale 2.50" in shown[2] and "picture 100.0 %" in shown[2]
+    with pytest.raises(ValueError, match="Meter Curves: the latent is not one that a sampler"):
+        SemanticGuidanceMeterCurves.execute(record, {"samples": parts + 1.0})
     with pytest.raises(ValueError, match="Guidance Schedule: words and masks have no place in a latent of several"):
         sega_families.run(scheduled(sound, mask=torch.ones(1, 5, 3)), sega_families.SOUND)

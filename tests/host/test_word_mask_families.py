@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.nested_tensor
 import folder_paths
 import pytest
 import torch
@@ -75,6 +76,12 @@ def test_a_clip_gets_a_mask_for_each_latent_frame_and_one_preview(name, tmp_path
 def test_a_latent_of_another_model_is_refused(name, shape, message):
     with pytest.raises(ValueError, match=message):
         look(tiny_dit.model(name), prompt(name), ["cat"], torch.ones(shape))
+
+
+def test_a_latent_of_video_and_sound_is_refused():
+    parts = comfy.nested_tensor.NestedTensor([torch.ones(1, 16, 2, 10, 6), torch.ones(1, 8, 7)])
+    with pytest.raises(ValueError, match="Word Mask: the latent has several parts, such as video with sound"):
+        look(tiny_dit.model("wan"), prompt("wan"), ["cat"], parts)
 
 
 def test_a_picture_is_a_clip_of_one_frame():
