@@ -91,7 +91,7 @@ def stacks(patch: Patch, counted: bool = False, /, **names: str) -> Callable[[An
 
 
 class Place(NamedTuple):
-    """Where text and picture lie among the positions of one attention call."""
+    """Where the prompt and the picture lie among the positions of one attention call."""
 
     text: slice
     image: slice
@@ -101,7 +101,7 @@ Part = Callable[["Call", Layer], int]  # how many positions it takes
 
 
 def text(call: Call, layer: Layer) -> int:
-    return call.text
+    return call.tokens
 
 
 def image(call: Call, layer: Layer) -> int:
@@ -148,4 +148,6 @@ class Sequence:
                 found[part] = slice(start, start + size)
                 size = -(-size // self._pad) * self._pad
             start += size
-        return Place(found[text], found[image]) if start == length else None
+        first = found[text].start
+        own = slice(first + call.ahead, min(first + call.ahead + call.text, found[text].stop))
+        return Place(own, found[image]) if start == length else None

@@ -16,6 +16,7 @@ from .layouts import Grid, Layer
 from .probabilities import Attention, attention_of
 
 OVERRIDE = "optimized_attention_override"
+JOINED = "semantic_guidance.joined"  # in a call's options: how many of its text tokens are prompts of regions
 
 
 class Call(NamedTuple):
@@ -23,13 +24,26 @@ class Call(NamedTuple):
 
     rows: int  # of the batch: [chunk i][image b], in the order of the uuids
     size: tuple[int, ...]  # of the latent without batch and channels
-    text: int  # tokens of its conditioning, 0 without
+    text: int  # tokens of the prompt that is looked at, 0 without
     extra: dict[str, Any]  # what else the model gets beside latent, time and text
+    ahead: int = 0  # tokens of other prompts in front of it
+    behind: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Of the text in all."""
+        return self.ahead + self.text + self.behind
+
+    @property
+    def columns(self) -> slice:
+        """Those of the prompt, among all tokens of the text."""
+        return slice(self.ahead, self.ahead + self.text)
 
     @staticmethod
-    def of(x: Tensor, text: Tensor | None, extra: dict[str, Any]) -> Call:
+    def of(x: Tensor, text: Tensor | None, extra: dict[str, Any], transformer_options: dict[str, Any]) -> Call:
         """x: [rows, C, *size]; text: [rows, tokens, width] or None."""
-        return Call(x.shape[0], tuple(x.shape[2:]), 0 if text is None else text.shape[1], extra)
+        joined = transformer_options.get(JOINED, 0)
+        return Call(len(x), tuple(x.shape[2:]), 0 if text is None else text.shape[1] - joined, extra, behind=joined)
 
 
 class Observation(NamedTuple):
@@ -104,6 +118,10 @@ class _Watcher:
     def hand_over(self, key: Key, grid: Grid, own: Attention, cross: Attention) -> None:
         self.observer(Observation(self.waiting.pop(key), grid, own, cross))
 
+    def of_prompt(self, cross: Attention) -> Attention:
+        """Attention to the prompt alone, where the text has others beside it."""
+        return cross if self.call.text == self.call.tokens else cross.block(slice(None), self.call.columns)
+
     def passed(self) -> None:
         """A block has called attention as blocks do."""
         self.count += not self.in_replaced
@@ -139,10 +157,10 @@ class _UNet(_Watcher):
             self.self_attention[key] = attention
             return
         height, width = options["activations_shape"][-2:]
-        latent, text = (self.call.rows, height * width), (self.call.rows, self.call.text)
+        latent, text = (self.call.rows, height * width), (self.call.rows, self.call.tokens)
         shapes = [(t.shape[0], t.shape[2]) for t in (own.q, own.k, attention.q, attention.k)]
         if shapes == [latent, latent, latent, text] and self.is_whole(height, width):
-            self.hand_over(key, (1, height, width), own, attention)
+            self.hand_over(key, (1, height, width), own, self.of_prompt(attention))
 
     def is_whole(self, height: int, width: int) -> bool:
         """Whether a grid has the latent's shape, up to rounding; not where a picture is divided among devices."""
@@ -165,7 +183,7 @@ class _Cross(_Watcher):
         own = self.self_attention.get(key)
         if own is None or own.q.shape[2] < own.k.shape[2] == keys:
             self.self_attention[key] = attention if own is None else _joined(own, attention)
-        elif keys == self.call.text:
+        elif keys == self.call.tokens:
             del self.self_attention[key]
             self.passed()
             if key not in self.waiting or own.q.shape[2] != queries:
@@ -173,7 +191,8 @@ class _Cross(_Watcher):
             place = self.family.sequence.place(self.call, self.first, queries)
             if place is not None and own.k.shape[2] == queries and len(own.q) == len(attention.q) == self.call.rows:
                 picture = own.block(place.image, place.image)
-                self.hand_over(key, self.first.grid(self.call.size), picture, attention.block(place.image, slice(None)))
+                cross = self.of_prompt(attention.block(place.image, slice(None)))
+                self.hand_over(key, self.first.grid(self.call.size), picture, cross)
 
 
 def _joined(first: Attention, second: Attention) -> Attention:

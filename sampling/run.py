@@ -135,7 +135,7 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -
         run = transformer_options.get(key)
         if run is None or EXTRA_PASS in transformer_options:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
-        call = Call.of(x, c_crossattn, kwargs)
+        call = Call.of(x, c_crossattn, kwargs, transformer_options)
         watched = run.watch_forward(call, transformer_options)
         output = executor(x, t, c_concat, c_crossattn, control, watched, *args, **kwargs)
         run.end_forward(call, transformer_options)

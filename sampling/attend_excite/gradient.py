@@ -134,7 +134,7 @@ class AttentionGradient:
             with differentiable(model, self._node), saved, normal:
                 call = _Pass(part.clone().requires_grad_(), uuids)
                 calls.append(call)
-                described = Call.of(part, c_crossattn, kwargs)
+                described = Call.of(part, c_crossattn, kwargs, transformer_options)
                 described = described._replace(text=described.text // columns_per_token(model_options))
                 options = self._watch(with_copies(transformer_options), described, call, subjects)
                 if control is not None:

@@ -86,7 +86,7 @@ class NaiveSCFG:
 
         def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
             prompts = transformer_options["cond_or_uncond"]
-            call = Call.of(x, c_crossattn, kwargs)
+            call = Call.of(x, c_crossattn, kwargs, transformer_options)
             options = watch(transformer_options, family, call, layers, lambda o: self.seen.append((prompts, o)))
             return executor(x, t, c_concat, c_crossattn, control, options, *args, **kwargs)
 

@@ -44,7 +44,7 @@ def watched(model, seen: list[Seen], chosen=None, before=None, after=None):
             found.append(observation)
             shown_at.append(len(raw))  # the recorder comes after
 
-        call = Call.of(x, c_crossattn, kwargs)
+        call = Call.of(x, c_crossattn, kwargs, options)
         options = watch({**options, OVERRIDE: record}, family, call, layers, observer)
         if before is not None:
             options = {**options, OVERRIDE: before(options[OVERRIDE])}
