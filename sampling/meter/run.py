@@ -51,6 +51,7 @@ class MeterRun(Run):
         self.words = WordRegions(NODE, guider, words, downsample) if words else None
         self.record = record
         self.guider = type(guider).__name__
+        self.x: Tensor | None = None
         self.predictions: dict[int, Tensor] = {}  # of this evaluation, by the id of a list of conds
         self.compared: _Compared | None = None
         self.seen: list[_Seen] = []

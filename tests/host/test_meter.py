@@ -6,7 +6,7 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
-from host import scfg_runs, sega_runs, test_company, test_conds, test_everywhere, test_runs, tiny
+from host import attend_excite_runs, scfg_runs, sega_runs, test_company, test_conds, test_everywhere, test_runs, tiny
 from host.scfg_runs import probed, relative
 from host.schedule_runs import metered, scheduled
 from host.sega_runs import SIZE, run
@@ -58,6 +58,17 @@ def test_its_place_among_other_nodes_does_not_matter(sd15, other):
     first, last = table(record_before.of(samples).steps), table(record_after.of(samples).steps)
     torch.testing.assert_close(first, last)
     assert relative(first, torch.full_like(first, 7.5)) > 1e-3
+
+
+def test_the_calls_of_attend_and_excite_are_not_measured(sd15):
+    """They come before the meter's evaluation begins, with another latent than the sampler's."""
+    before, record = metered(sd15)
+    samples = run(attend_excite_runs.excited(before))
+    after, record_after = metered(attend_excite_runs.excited(sd15))
+    assert torch.equal(run(after), samples)
+    for found in (record, record_after):
+        scales = table(found.of(samples).steps)
+        torch.testing.assert_close(scales, torch.full_like(scales, 7.5), atol=1e-3, rtol=0)
 
 
 def test_a_schedules_factor_is_measured_in_the_picture_and_at_its_words(sd15):
