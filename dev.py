@@ -14,6 +14,8 @@
         check that all is ready, with the tests unless --checked says that they have passed; set the version
     python dev.py world | train | bench | bench-transformers
         evaluate the small model (Sticker World), train it; what guidance costs, on UNets and on transformers
+    python dev.py results [--quick]
+        what the methods do in Sticker World: the tables and plots of docs/results.md; --quick: a minute, ./results
 
 The first call sets up PyTorch and ComfyUI in .dev/ (about 5 GB); later calls start at once.
 With COMFYUI_PATH=/path/to/ComfyUI that ComfyUI and its Python are used instead, and nothing is written there.
@@ -48,7 +50,8 @@ STAMP = DEV / "installed.json"
 LOG = DEV / "setup.log"
 
 TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
-TOOLS = ["pytest==9.2.0", "hypothesis==6.168.5", "mypy==2.4.1", "pathspec==1.1.1", "playwright==1.65.2", "ruff==0.17.5"]
+TOOLS = ["pytest==9.2.0", "hypothesis==6.168.5", "mypy==2.4.1", "pathspec==1.1.1", "playwright==1.65.2", "ruff==0.17.5",
+         "matplotlib==3.10.8"]
 
 # Releases of ComfyUI, and the package whose source archive carries the unmodified tree of each.
 ARCHIVES = {
@@ -84,7 +87,7 @@ TIERS = {
 PRECISIONS = ("float32", "float16", "bfloat16")  # of the GPU tests
 MODULES = {
     "world": "sticker_world.world", "train": "sticker_world.train", "bench": "bench",
-    "bench-transformers": "bench_transformers",
+    "bench-transformers": "bench_transformers", "results": "sticker_world.results",
 }
 
 # Runs a module with our folders first on the path, also in an embedded Python, which ignores PYTHONPATH.

@@ -68,11 +68,15 @@ class JudgeNet(nn.Module):
         self.head = nn.Conv2d(width, len(NOUNS) + 2 + len(COLOURS), 1)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        nouns, colours = self.head(self.features(x)).split([len(NOUNS) + 2, len(COLOURS)], 1)
+        return nouns, colours
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last layer sees of each cell, [B, width, h, w]."""
         x = self.stem(x)
         for layer in self.context:
             x = x + layer(x)
-        nouns, colours = self.head(x).split([len(NOUNS) + 2, len(COLOURS)], 1)
-        return nouns, colours
+        return x
 
 
 @cache

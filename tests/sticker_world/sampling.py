@@ -39,19 +39,28 @@ def encode(clip: comfy.sd.CLIP, prompt: str) -> Conditioning:
     return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
 
 
-@torch.inference_mode()
 def generate(
     world: tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE], prompt: str, seeds: Sequence[int],
     settings: Settings | None = None, method: Method = plain,
 ) -> torch.Tensor:
     """Pictures [len(seeds), 128, 128, 3] in 0..1. A seed gives the same noise whatever the prompt, method and batch."""
-    model, clip, vae = world
+    return decode(world, sample(world, prompt, seeds, settings, method))
+
+
+@torch.inference_mode()
+def sample(world: tuple, prompt: str, seeds: Sequence[int], settings: Settings | None = None, method: Method = plain):
+    """The latents of `generate`."""
+    model, clip, _ = world
     settings = settings or Settings()
     patched, positive = method(model, clip, prompt)
     empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, LATENT_SIDE, LATENT_SIDE))
     noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in seeds])
-    latents = comfy.sample.sample(
+    return comfy.sample.sample(
         patched, noise, settings.steps, settings.cfg, settings.sampler, settings.scheduler, positive,
         encode(clip, settings.negative), torch.zeros_like(noise), disable_pbar=True, seed=seeds[0],
     )
-    return vae.decode(latents).flatten(0, -4).cpu().float().clamp(0, 1)
+
+
+@torch.inference_mode()
+def decode(world: tuple, latents: torch.Tensor) -> torch.Tensor:
+    return world[2].decode(latents).flatten(0, -4).cpu().float().clamp(0, 1)

@@ -139,11 +139,12 @@ def _mean(values: list[float]) -> str:
 
 
 def measure(
-    world: tuple, chosen: Sequence[Task], seeds: Sequence[int], scales: Sequence[float], edit: Edit, warmup: float
+    world: tuple, chosen: Sequence[Task], seeds: Sequence[int], scales: Sequence[float], edit: Edit, warmup: float,
+    settings: Settings | None = None,
 ) -> dict[str, Cell]:
     """Every way of editing on tasks of one kind. Only pictures that show what the prompt names are edited."""
     cells: dict[str, Cell] = {}
-    settings = Settings()
+    settings = settings or Settings()
     for task in chosen:
         before = generate(world, task.prompt, seeds, settings)
         seen = judge(before)

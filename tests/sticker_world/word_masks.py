@@ -24,7 +24,7 @@ from torch import Tensor
 from semantic_guidance.guidance.attention_maps import COMPLETIONS, Completion
 from semantic_guidance.guidance.word_map import contrast, soft_mask
 from semantic_guidance.nodes.prompt import SemanticGuidancePrompt
-from semantic_guidance.sampling.word_mask import DOWNSAMPLE, WordMap, word_maps
+from semantic_guidance.sampling.word_mask import WordMap, word_maps
 
 from .loader import MODELS, load_sticker_world
 from .scenes import NOUNS, SIDE, Scene, make_scenes, phrase
@@ -41,10 +41,10 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class Setting(NamedTuple):
     noise_level: float
     completion: Completion
-    map_scale: int
+    map_scale: int | None  # None: what Word Mask chooses
 
 
-DEFAULT = Setting(0.2, "power series", DOWNSAMPLE)
+DEFAULT = Setting(0.2, "power series", None)
 
 
 class View(NamedTuple):
@@ -90,7 +90,7 @@ def score(mask: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return hard_iou, soft_iou, truth.flatten()[mask.argmax()].float()
 
 
-def measure(world: World, views: list[View], setting: Setting) -> dict[str, Scores]:
+def measure_masks(world: World, views: list[View], setting: Setting) -> dict[str, Scores]:
     """Scores of the nouns alone ("cat", "balloon"), and of the phrases ("cat", "red balloon")."""
     rows: dict[str, list] = {"noun": [], "phrase": []}
     for number, (scene, latent, prompt) in enumerate(views):
@@ -128,7 +128,7 @@ def grid(world: World, count: int) -> Iterator[list]:
     """Every setting, at its best threshold, on the choosing scenes."""
     groups = [world.views(count, CHOOSING, subjects) for subjects in GROUPS.values()]
     for map_scale, completion, noise_level in product(MAP_SCALES, COMPLETIONS, NOISE_LEVELS):
-        found = [measure(world, views, Setting(noise_level, completion, map_scale))["noun"] for views in groups]
+        found = [measure_masks(world, views, Setting(noise_level, completion, map_scale))["noun"] for views in groups]
         best = sum(scores.hard.mean(0) for scores in found).argmax()
         cells = [f"{mean:.3f}" for scores in found for mean in (scores.hard[:, best].mean(), scores.pointing.mean())]
         yield [f"1/{map_scale}", completion, noise_level, THRESHOLDS[best], *cells]
@@ -139,7 +139,7 @@ def report(world: World, count: int) -> tuple[list[str], list[list]]:
     head = [""]
     rows = [*([f"IoU, hard, threshold {threshold}"] for threshold in THRESHOLDS), ["IoU, soft"], ["pointing"]]
     for group, subjects in GROUPS.items():
-        for name, found in measure(world, world.views(count, REPORTING, subjects), DEFAULT).items():
+        for name, found in measure_masks(world, world.views(count, REPORTING, subjects), DEFAULT).items():
             head.append(f"{group}, {name}")
             for row, values in zip(rows, [*found.hard.unbind(1), found.soft, found.pointing], strict=True):
                 row.append(interval(values))

@@ -1,0 +1,77 @@
+"""Where words are, block by block: maps of one block at a time against scenes whose truth is known."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+from semantic_guidance.attention_hooks.families import layers_at, model_layers
+from semantic_guidance.attention_hooks.layouts import Layer
+from semantic_guidance.attention_hooks.probabilities import SelfAttention
+from semantic_guidance.attention_hooks.token_maps import Capture
+from semantic_guidance.guidance.attention_maps import complete, normalise
+from semantic_guidance.sampling import word_mask
+
+from ..word_masks import DEFAULT, GROUPS, REPORTING, THRESHOLDS, Setting, World, interval, measure_masks
+from .page import Plot, Section, Size, Table
+from .plots import curves
+
+HALF = THRESHOLDS.index(0.5)
+
+
+class Unpooled(Capture):
+    """Completes a transformer's maps at every position, with as many queries as there are."""
+
+    def _grid(self, layer_grid, size):
+        return layer_grid
+
+    def _layer_maps(self, seen, rows, wanted, grid):
+        words = self._words(seen.cross_attention.select(rows), wanted)
+        maps = complete(SelfAttention(seen.self_attention.select(rows), seen.grid), words, self._completion)
+        return normalise(maps.transpose(1, 2).unflatten(-1, grid)), None
+
+
+WAYS = {"raw": (Capture, "none"), "completed, pooled": (Capture, "power series"),
+        "completed, full": (Unpooled, "power series")}
+
+
+@contextmanager
+def reading(layers: list[Layer] | None, capture: type[Capture]) -> Iterator[None]:
+    """Word Mask reads these layers (None: those that it chooses itself) in this way."""
+    chosen = layers_at if layers is None else lambda *_: (layers[0].downsample, layers)
+    with patch.object(word_mask, "layers_at", chosen), patch.object(word_mask, "Capture", capture):
+        yield
+
+
+def measure(models: list[str], size: Size) -> Section:
+    panels = {}
+    whole = []
+    for model in models:
+        world = World(model)
+        views = {group: world.views(size.scenes, REPORTING, subjects) for group, subjects in GROUPS.items()}
+        found = {group: measure_masks(world, some, DEFAULT) for group, some in views.items()}
+        whole.append([model] + [interval(values) for group in found.values() for scores in group.values()
+                                for values in (scores.hard[:, HALF], scores.pointing)])
+        if model == "unet":
+            continue
+        few = {group: some[: max(size.scenes // 4, 1)] for group, some in views.items()}
+        rows = panels[model] = {}
+        table = []
+        blocks = [[layer] for layer in model_layers(world.model, "results")]
+        for name, layers in [*((f"{b[0].block[0]} {b[0].block[1]}", b) for b in blocks), ("the node's choice", None)]:
+            row = [name]
+            for way, (capture, completion) in WAYS.items():
+                with reading(layers, capture):
+                    scores = [measure_masks(world, some, Setting(DEFAULT.noise_level, completion, None))["noun"]
+                              for some in few.values()]
+                row += [f"{values.mean():.3f}" for one in scores for values in (one.hard[:, HALF], one.pointing)]
+                if layers:
+                    rows.setdefault(way, []).append((layers[0].block[1], float(scores[1].hard[:, HALF].mean())))
+            table.append(row)
+        head = [f"{model}, block"]
+        head += [f"{way}: {group}, {what}" for way in WAYS for group in GROUPS for what in ("IoU", "pointing")]
+        yield Table(head, table)
+    head = [f"{group}, {kind}" for group in GROUPS for kind in ("noun", "phrase")]
+    yield Table(["Word Mask", *(f"{column}, {what}" for column in head for what in ("IoU", "pointing"))], whole)
+    if panels:
+        yield Plot("maps", curves("IoU of words in pairs, by block", panels, "block", "IoU at threshold 0.5"))
