@@ -5,6 +5,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..sampling.bind import bind_phrases as bound
+from ..words.phrases import split_phrases
 from ..words.prompt import CONDITIONING_KEY, PROBLEM_KEY, UnknownWords, prompt_words
 from .checks import checked
 from .sockets import CATEGORY
@@ -31,21 +33,31 @@ class SemanticGuidancePrompt(io.ComfyNode):
                     dynamic_prompts=True,
                     tooltip="The prompt. Weights such as (cat:1.2), embeddings and long prompts work as usual.",
                 ),
+                io.String.Input(
+                    "bind_phrases", default="", optional=True, advanced=True,
+                    tooltip="Phrases of the prompt whose words belong together, separated by commas: red balloon, blue "
+                    "car. Each is encoded by itself as well, and a part of what the model draws of it comes from there "
+                    "(StructureDiffusion). Only for Stable Diffusion 1 and 2 and SDXL; costs no time. Empty: off.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(
-                    tooltip="The same conditioning that CLIP Text Encode gives, with the words recorded in it."
+                    tooltip="The same conditioning that CLIP Text Encode gives, with the words recorded in it, and the "
+                    "bound phrases, if any."
                 )
             ],
         )
 
     @classmethod
     @checked
-    def execute(cls, clip, text: str) -> io.NodeOutput:
+    def execute(cls, clip, text: str, bind_phrases: str = "") -> io.NodeOutput:
         if clip is None:
             raise ValueError(f"Prompt with Words: {NO_ENCODER}")
-        conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-        conditioning, notes = _with_words(conditioning, clip, text)
+        tokens = clip.tokenize(text)
+        conditioning, notes = _with_words(clip.encode_from_tokens_scheduled(tokens), clip, text)
+        phrases = split_phrases(bind_phrases)
+        if phrases:
+            conditioning = bound(conditioning, clip, tokens, phrases)
         for note in notes:
             log.warning("Prompt with Words: %s", note)
         return io.NodeOutput(conditioning)

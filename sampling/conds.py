@@ -12,13 +12,14 @@ from torch import Tensor
 
 from ..attention_hooks.families import FAMILIES
 from ..guidance.precision import widen
-from ..words.prompt import CONDITIONING_KEY
+from ..words.prompt import BOUND_KEY, CONDITIONING_KEY
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
 OF_THE_TEXT = (  # what a cond keeps of its conditioning
-    "cross_attn", "attention_mask", CONDITIONING_KEY, *(family.token_ids for family in FAMILIES if family.token_ids)
+    "cross_attn", "attention_mask", CONDITIONING_KEY, BOUND_KEY,
+    *(family.token_ids for family in FAMILIES if family.token_ids),
 )
 
 

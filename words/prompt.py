@@ -12,7 +12,8 @@ A conditioning made by "Prompt with Words" carries PromptWords at CONDITIONING_K
 What a model adds or moves when it takes the conditioning in is not in here: Flux 2 pads it at the front, Z-Image to a
 multiple of 32. Whoever reads a processed cond has to apply it.
 
-Where the words cannot be known, the conditioning has no PromptWords, and says why at PROBLEM_KEY.
+Where the words cannot be known, the conditioning has no PromptWords, and says why at PROBLEM_KEY. At BOUND_KEY it has
+what the model's attention takes its values from, where phrases are bound.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 CONDITIONING_KEY = "semantic_guidance_words"
 PROBLEM_KEY = "semantic_guidance_no_words"
+BOUND_KEY = "semantic_guidance_bound"
 EMBEDDING = "(embedding)"
 
 
