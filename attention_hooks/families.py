@@ -45,6 +45,7 @@ class Family(NamedTuple):
     token_ids: str = ""  # in a conditioning, of which the model makes its columns instead of the conditioning's own
     until_eot: bool = False  # Attend-and-Excite: words compete until their chunk's end token, padding does not
     gradient: str | None = None  # why attention has no gradient by the latent; None where it has
+    unread: Callable[[Any], list[Layer]] = lambda model: []  # blocks after those, which attend to text and are not read
     only: Callable[[BaseModel], bool] = lambda model: True  # for rows that share a class: the first that fits
 
 
@@ -71,7 +72,7 @@ def _one(model: Any) -> list[int]:
 _unet = partial(Family, kind="unet", layers=unet_layers, chunk=CLIP_CHUNK)
 _flux = partial(
     Family, kind="joint", layers=stacks(square(), double="double_blocks"), window=LATE, gradient=IN_PLACE,
-    sequence=Sequence(text, image, latents("ref_latents")),
+    unread=stacks(square(), single="single_blocks"), sequence=Sequence(text, image, latents("ref_latents")),
 )
 _hunyuan = partial(
     Family, kind="joint", layers=stacks(_edges, double="double_blocks", single="single_blocks"), gradient=IN_PLACE,
@@ -182,6 +183,13 @@ def model_family(model: ModelPatcher, node: str) -> Family:
 def model_layers(model: ModelPatcher, node: str) -> list[Layer]:
     """The layers of `model` that can be watched. Raises ValueError as model_family does."""
     return model_family(model, node).layers(model.model.diffusion_model)
+
+
+def every_layer(model: ModelPatcher, node: str) -> list[Layer]:
+    """All blocks whose attention reads text, also those that cannot tell words apart. Raises as model_family does."""
+    family, transformer = model_family(model, node), model.model.diffusion_model
+    last = [*family.layers(transformer), *family.unread(transformer)]  # of each spatial transformer of a UNet
+    return [layer._replace(depth=depth) for layer in last for depth in range(layer.depth + 1)]
 
 
 def layers_at(family: Family, layers: list[Layer], downsample: int | None, node: str) -> tuple[int, list[Layer]]:

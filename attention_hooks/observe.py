@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from .families import Family
-from .layouts import Grid, Layer
-from .probabilities import Attention, attention_of
+from .layouts import Grid, Layer, Place
+from .override import OVERRIDE, Override
+from .probabilities import Attention
 
-OVERRIDE = "optimized_attention_override"
 JOINED = "semantic_guidance.joined"  # in a call's options: how many of its text tokens are prompts of regions
 
 
@@ -53,6 +53,7 @@ class Observation(NamedTuple):
     grid: Grid  # of the layer's positions, frame by frame; 1 frame in pictures
     self_attention: Attention  # positions to positions, [rows, P, P]; between frames without LTX-Video's guide masks
     cross_attention: Attention  # positions to the call's text tokens, [rows, P, text]
+    place: Place  # of the prompt among the keys, and of the picture among the queries, of the call that showed words
 
 
 Observer = Callable[[Observation], None]
@@ -81,26 +82,18 @@ def watch(
     another node replaces, or whose positions it merges or divides, is not. Chained in front of an override that is
     already there, which still sees every call.
     """
-    watcher = _WATCHERS[family.kind](family, call, layers, observer)
+    watcher = watcher_of(family, call, layers, observer)
     options = transformer_options if family.keyed else watcher.counted(transformer_options)
-    previous = options.get(OVERRIDE)
-
-    def override(func, q, k, v, heads, *args, transformer_options, **kwargs):
-        watcher.see(transformer_options, attention_of(q, k, heads, args, kwargs))
-        kwargs["transformer_options"] = transformer_options
-        if previous is not None:
-            return previous(func, q, k, v, heads, *args, **kwargs)
-        return func(q, k, v, heads, *args, **kwargs)
-
-    return {**options, OVERRIDE: override}
+    return {**options, OVERRIDE: Override.on(options).watched(watcher.see)}
 
 
 class _Watcher:
     """What one forward has shown so far."""
 
-    def __init__(self, family: Family, call: Call, layers: Iterable[Layer], observer: Observer):
+    def __init__(self, family: Family, call: Call, layers: Iterable[Layer], observer: Observer, alone: bool):
         self.family = family
         self.call = call
+        self.alone = alone
         self.waiting: dict[Key, Layer] = {(layer.block, layer.depth): layer for layer in layers}
         self.first = next(iter(self.waiting.values()), None)
         self.observer = observer
@@ -115,8 +108,8 @@ class _Watcher:
         index = options.get("block_index")
         return None if index is None else ((options.get("block_type", "block"), index), 0)
 
-    def hand_over(self, key: Key, grid: Grid, own: Attention, cross: Attention) -> None:
-        self.observer(Observation(self.waiting.pop(key), grid, own, cross))
+    def hand_over(self, key: Key, grid: Grid, own: Attention, cross: Attention, place: Place) -> None:
+        self.observer(Observation(self.waiting.pop(key), grid, own, cross, place))
 
     def of_prompt(self, cross: Attention) -> Attention:
         """Attention to the prompt alone, where the text has others beside it."""
@@ -152,15 +145,18 @@ class _UNet(_Watcher):
         key = (options.get("block"), options.get("block_index"))
         if key not in self.waiting:
             return
-        own = self.self_attention.pop(key, None)
-        if own is None:
-            self.self_attention[key] = attention
-            return
         height, width = options["activations_shape"][-2:]
         latent, text = (self.call.rows, height * width), (self.call.rows, self.call.tokens)
-        shapes = [(t.shape[0], t.shape[2]) for t in (own.q, own.k, attention.q, attention.k)]
-        if shapes == [latent, latent, latent, text] and self.is_whole(height, width):
-            self.hand_over(key, (1, height, width), own, self.of_prompt(attention))
+        words = [(t.shape[0], t.shape[2]) for t in (attention.q, attention.k)] == [latent, text]
+        own = self.self_attention.pop(key, None)
+        if own is None and not (self.alone and words and latent != text):
+            self.self_attention[key] = attention
+            return
+        own = attention if own is None else own
+        divided = [(t.shape[0], t.shape[2]) for t in (own.q, own.k)] != [latent, latent]
+        if words and (self.alone or not divided) and self.is_whole(height, width):
+            place = Place(self.call.columns, slice(0, height * width))
+            self.hand_over(key, (1, height, width), own, self.of_prompt(attention), place)
 
     def is_whole(self, height: int, width: int) -> bool:
         """Whether a grid has the latent's shape, up to rounding; not where a picture is divided among devices."""
@@ -191,8 +187,9 @@ class _Cross(_Watcher):
             place = self.family.sequence.place(self.call, self.first, queries)
             if place is not None and own.k.shape[2] == queries and len(own.q) == len(attention.q) == self.call.rows:
                 picture = own.block(place.image, place.image)
-                cross = self.of_prompt(attention.block(place.image, slice(None)))
-                self.hand_over(key, self.first.grid(self.call.size), picture, cross)
+                words = self.of_prompt(attention.block(place.image, slice(None)))
+                place = Place(self.call.columns, place.image)
+                self.hand_over(key, self.first.grid(self.call.size), picture, words, place)
 
 
 def _joined(first: Attention, second: Attention) -> Attention:
@@ -216,8 +213,15 @@ class _Joint(_Watcher):
             return
         self.passed()
         if key in self.waiting:
-            picture = attention.block(place.image, place.image)
-            self.hand_over(key, self.first.grid(self.call.size), picture, attention.block(place.image, place.text))
+            picture, words = (attention.block(place.image, keys) for keys in (place.image, place.text))
+            self.hand_over(key, self.first.grid(self.call.size), picture, words, place)
 
 
 _WATCHERS: dict[str, type[_UNet | _Cross | _Joint]] = {"unet": _UNet, "cross": _Cross, "joint": _Joint}
+
+
+def watcher_of(
+    family: Family, call: Call, layers: Iterable[Layer], observer: Observer, alone: bool = False
+) -> _UNet | _Cross | _Joint:
+    """alone: the observer wants attention to words only, also where a UNet's own is replaced, merged or divided."""
+    return _WATCHERS[family.kind](family, call, layers, observer, alone)

@@ -73,6 +73,10 @@ class Run:
         """The transformer_options for one call of the model, which may evaluate some or all of the conds."""
         return transformer_options
 
+    def edit_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
+        """Those in which attention is changed, also for calls that no run watches, such as one for a gradient."""
+        return transformer_options
+
     def end_forward(self, call: Call, transformer_options: dict[str, Any]) -> None:
         """Called after that call."""
 
@@ -133,12 +137,14 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -
 
     def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
         run = transformer_options.get(key)
-        if run is None or EXTRA_PASS in transformer_options:
+        if run is None:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
         call = Call.of(x, c_crossattn, kwargs, transformer_options)
-        watched = run.watch_forward(call, transformer_options)
-        output = executor(x, t, c_concat, c_crossattn, control, watched, *args, **kwargs)
-        run.end_forward(call, transformer_options)
+        extra = EXTRA_PASS in transformer_options
+        options = transformer_options if extra else run.watch_forward(call, transformer_options)
+        output = executor(x, t, c_concat, c_crossattn, control, run.edit_forward(call, options), *args, **kwargs)
+        if not extra:
+            run.end_forward(call, transformer_options)
         return output
 
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, PREFIX, outer_sample)

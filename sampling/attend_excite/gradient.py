@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from ...attention_hooks.families import Family
 from ...attention_hooks.layouts import Layer
-from ...attention_hooks.observe import OVERRIDE, Call, Observation, visible_layers, watch
+from ...attention_hooks.observe import Call, Observation, visible_layers, watch
+from ...attention_hooks.override import OVERRIDE, Override
 from ...attention_hooks.probabilities import fold_repeats
 from ..conds import ActiveCond
 from ..run import EXTRA_PASS, PREFIX, uncompiled
@@ -176,7 +178,8 @@ class AttentionGradient:
             if not waiting:
                 raise _Enough
 
-        return watch({**options, OVERRIDE: _attention_with_gradient}, self._family, described, layers, observer)
+        override = replace(Override.on(options), previous=_attention_with_gradient)
+        return watch({**options, OVERRIDE: override}, self._family, described, layers, observer)
 
     def _check_size(self, part: Tensor, expected: list[tuple[int, ...]]) -> None:
         rows, size = len(part) // len(expected), tuple(part.shape[2:])

@@ -13,7 +13,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from ...attention_hooks.observe import OVERRIDE
+from ...attention_hooks.override import OVERRIDE
 from ..run import PREFIX
 
 OUR_PACKAGE = __name__.rpartition(".sampling.")[0]

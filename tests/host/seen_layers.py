@@ -9,7 +9,8 @@ from host import tiny_dit
 from torch import Tensor
 
 from semantic_guidance.attention_hooks.families import model_family, model_layers
-from semantic_guidance.attention_hooks.observe import OVERRIDE, Call, Observation, watch
+from semantic_guidance.attention_hooks.observe import Call, Observation, watch
+from semantic_guidance.attention_hooks.override import OVERRIDE
 
 NODE = "test"
 

@@ -1,0 +1,334 @@
+"""Apply the edits of all nodes to one forward, by calls of the host's own attention.
+
+Only chunks of conds that an edit names are computed in another way, and of joint attention only the picture's queries,
+but for parts that name rows of the text. Nothing else changes: with no edit, the host computes what it always does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..guidance.precision import widen
+from ..guidance.word_weights import Index, Inputs, group_probabilities, runs, way, weigh
+from .edits import ByOwner, Change, Edit, Part, Site
+from .families import Family
+from .layouts import Grid, Layer, Place
+from .observe import Call, Observation, watcher_of
+from .override import OVERRIDE, HostAttention, Override
+from .probabilities import Attention
+
+log = logging.getLogger(__name__)
+AVERAGE = 0.02  # how far from 1 the probabilities of all keys may sum to
+HOW = {"plain": "plain", "repeated": "repeated keys", "scaled": "two calls", "mixed": "two calls, by query"}
+
+
+class Hard(NamedTuple):
+    """ByOwner on a layer's grid: [B or 1, P] on the CPU."""
+
+    owners: Tensor
+    weights: tuple[float, ...]
+
+
+def edited(
+    transformer_options: dict[str, Any], family: Family, call: Call, layers: Sequence[Layer], edit: Edit
+) -> dict[str, Any]:
+    """A copy of one forward's transformer_options in which `edit` changes attention, with those that are there already.
+
+    layers: of the model (`every_layer`). Observers, before and after it, see what attention would be without edits.
+    """
+    there = Override.on(transformer_options)
+    edit.layers = len(layers)
+    if isinstance(there.edit, _Editor):
+        return {**transformer_options, OVERRIDE: replace(there, edit=there.edit.joined_by(edit))}
+    editor = _Editor(family, call, layers, transformer_options["uuids"])
+    options = transformer_options if family.keyed else editor.watcher.counted(transformer_options)
+    return {**options, OVERRIDE: replace(there, edit=editor.joined_by(edit))}
+
+
+class _Editor:
+    """The edits of one forward."""
+
+    def __init__(self, family: Family, call: Call, layers: Sequence[Layer], uuids: list[Any]):
+        self.family = family
+        self.call = call = call._replace(text=call.tokens, ahead=0, behind=0)
+        self.uuids = uuids
+        self.edits: tuple[Edit, ...] = ()
+        self.numbers = {layer: number for number, layer in enumerate(layers)}
+        self.watcher = watcher_of(family, call, self.numbers, self._note, alone=True)
+        self._found: Observation | None = None
+        self._resized: dict[tuple[int, Grid], tuple[Any, Any]] = {}  # with what was resized, so that its id stays its
+
+    def joined_by(self, edit: Edit) -> _Editor:
+        self.edits = (*self.edits, edit)
+        return self
+
+    def _note(self, seen: Observation) -> None:
+        self._found = seen
+
+    def __call__(self, host: HostAttention, options: dict[str, Any], attention: Attention) -> Tensor:
+        """One attention call, in the host's layout."""
+        self._found = None
+        self.watcher.see(options, attention)
+        seen = self._found
+        changes = {} if seen is None else self._changes(seen)
+        if seen is None or not changes or not self._is_average(host, seen.layer):
+            return host.plain()
+        inputs = host.inputs()
+        images = self.call.rows // len(self.uuids)
+        out = torch.empty_like(inputs.q)
+        untouched = [chunk for chunk in range(len(self.uuids)) if chunk not in changes]
+        for run in runs(untouched):
+            rows = slice(run.start * images, run.stop * images)
+            out[rows] = host.attend(inputs.images(rows))
+        for chunk, merged in changes.items():
+            rows = slice(chunk * images, (chunk + 1) * images)
+            out[rows] = _Chunk(self, host, inputs.images(rows), seen, merged).attention()
+        return host.in_layout(out)
+
+    def _changes(self, seen: Observation) -> dict[int, list[Change]]:
+        """Of each chunk that has any."""
+        images = self.call.rows // len(self.uuids)
+        found: dict[int, list[Change]] = {}
+        for chunk, uuid in enumerate(self.uuids):
+            site = Site(uuid, seen.layer, self.numbers[seen.layer], len(self.numbers), seen.grid, images)
+            for edit in self.edits:
+                change = edit.change(site)
+                if change is not None and (change.groups or change.parts) and self.call.text % change.length == 0:
+                    found.setdefault(chunk, []).append(change)
+                    edit.acted.setdefault(seen.layer, "")
+        return found
+
+    def _is_average(self, host: HostAttention, layer: Layer) -> bool:
+        """Whether a layer's attention is a mean of values, as the maths needs; asked once a run, of others' code."""
+        known = self.edits[0].averages
+        if layer not in known:
+            inputs = host.inputs()
+            foreign = host.previous is not None or not str(getattr(host.func, "__module__", "")).startswith("comfy.")
+            known[layer] = not foreign or _sums_to_one(host, inputs)
+            if not known[layer]:
+                name, number = layer.block
+                log.warning("%s: what another node computes as attention in block %s %d is no average of values; "
+                            "leaving it as it is.", self.edits[0].node, name, number)
+        if not known[layer]:
+            for edit in self.edits:
+                edit.acted.pop(layer, None)
+        return known[layer]
+
+    def acted(self, layer: Layer, how: str) -> None:
+        for edit in self.edits:
+            if layer in edit.acted:
+                edit.acted[layer] = how
+
+    def resized(self, values: Any, grid: Grid, resize) -> Any:
+        """resize(values, grid), once a forward."""
+        key = (id(values), grid)
+        if key not in self._resized:
+            self._resized[key] = (values, resize(values, grid))
+        return self._resized[key][1]
+
+
+def _sums_to_one(host: HostAttention, inputs: Inputs) -> bool:
+    count = inputs.k.shape[2]
+    halves = [range(count // 2), range(count // 2, count)]
+    total = group_probabilities(host.attend, inputs, halves).sum(dim=-1)
+    return bool((total - 1).abs().amax() <= AVERAGE)
+
+
+class _Chunk:
+    """The attention of one cond's rows in one layer."""
+
+    def __init__(
+        self, editor: _Editor, host: HostAttention, inputs: Inputs, seen: Observation, changes: Sequence[Change]
+    ):
+        self.editor = editor
+        self.host = host
+        self.inputs = inputs
+        self.seen = seen
+        self.place: Place = seen.place
+        self.hard = editor.family.kind == "joint"
+        self.groups = list(self._merged(changes))
+        of_parts = [(change.length, change.parts) for change in changes if change.parts]
+        if len(of_parts) > 1:
+            raise ValueError(f"{editor.edits[-1].node}: another node divides the prompt already. Keep one of them.")
+        self.parts: tuple[Part, ...] = of_parts[0][1] if of_parts else ()
+        self.length = of_parts[0][0] if of_parts else 0
+
+    def _merged(self, changes: Sequence[Change]) -> Iterator[tuple[tuple[int, ...], list[Any]]]:
+        """Disjoint groups of text columns of the call, each with all the weights that multiply there."""
+        text = self.editor.call.text
+        groups = [(change.length, group) for change in changes for group in change.groups]
+        member: dict[int, list[int]] = defaultdict(list)
+        for number, (length, group) in enumerate(groups):
+            for column in group.columns:
+                for copy in range(column, text, length):
+                    member[copy].append(number)
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for column, numbers in member.items():
+            alike[tuple(numbers)].append(column)
+        for members, columns in alike.items():
+            yield tuple(columns), [self._on_grid(groups[number][1].weight) for number in members]
+
+    def _on_grid(self, weight: Any) -> Any:
+        if isinstance(weight, ByOwner):
+            if self.hard:
+                owners = self.editor.resized(weight.owners, self.seen.grid, _nearest)
+                return Hard(owners, weight.weights)
+            weight = sum((weight.owners == number).float() * each for number, each in enumerate(weight.weights))
+        if isinstance(weight, Tensor):
+            return self.editor.resized(weight, self.seen.grid, on_grid).to(self.inputs.q.device)
+        return float(weight)
+
+    def attention(self) -> Tensor:
+        """[B, heads, Q, d]"""
+        image, text, queries = self.place.image, self.place.text, self.inputs.q.shape[2]
+        every = (image.start, image.stop) == (0, queries)
+        if not self.parts:
+            groups = [(tuple(text.start + column for column in columns), weights) for columns, weights in self.groups]
+            if every:
+                return self._weighed(self.inputs, groups)
+            out = torch.empty_like(self.inputs.q)
+            out[:, :, image] = self._weighed(self.inputs.queries(image), groups)
+            self._plain(out, [row for row in range(queries) if not image.start <= row < image.stop])
+            return out
+        out = torch.zeros_like(self.inputs.q)
+        covered = set(range(image.start, image.stop))
+        for part in self.parts:
+            rows = [text.start + row for row in self._copies(part.rows)]
+            covered.update(rows)
+            self._part(part, out, rows)
+        self._plain(out, [row for row in range(queries) if row not in covered])
+        return out
+
+    def _plain(self, out: Tensor, rows: list[int]) -> None:
+        for run in runs(rows):
+            out[:, :, run] = self.host.attend(self.inputs.queries(run))
+
+    def _copies(self, columns: Sequence[int]) -> list[int]:
+        return sorted(copy for column in columns for copy in range(column, self.editor.call.text, self.length))
+
+    def _part(self, part: Part, out: Tensor, text_rows: list[int]) -> None:
+        """Add a part's share to the picture's queries, and set those of its text."""
+        columns = self._copies(part.columns)
+        place = {column: number for number, column in enumerate(columns)}  # its text comes first among its keys
+        groups = [
+            (tuple(place[column] for column in own if column in place), weights) for own, weights in self.groups
+        ]
+        groups = [(own, weights) for own, weights in groups if own]
+        for images, keys in self._keys(part, columns):
+            inputs = self.inputs.images(images).keys(keys)
+            for run in runs(text_rows):
+                out[images, :, run] = self.host.attend(inputs.queries(run))
+            if part.share is None:
+                continue
+            share = self.editor.resized(part.share, self.seen.grid, on_grid)
+            share = share.expand(self.inputs.q.shape[0], -1)[images]
+            for few, rows in _alike(share > 0):
+                at = slice(images.start + few.start, images.start + few.stop)
+                if len(rows):
+                    index = (rows + self.place.image.start).to(out.device)
+                    found = self._weighed(inputs.images(few).queries(index), groups, at, rows)
+                    mine = share[few][:, rows].to(found)[:, None, :, None]
+                    out[at, :, index] = out[at].index_select(2, index) + mine * found
+
+    def _keys(self, part: Part, columns: list[int]) -> Iterator[tuple[slice, list[Index]]]:
+        """The keys that a part's queries see, by images that see the same ones: its text first, then all else."""
+        text, image = self.place
+        keys = self.inputs.k.shape[2]
+        own: list[Index] = [*runs(text.start + column for column in columns)]
+        joint = self.hard
+        rest = runs(
+            key for key in range(keys)
+            if not text.start <= key < text.stop and not (joint and image.start <= key < image.stop)
+        )
+        if not joint:
+            yield slice(0, self.inputs.q.shape[0]), [*own, *rest]
+        elif part.seen is None:
+            yield slice(0, self.inputs.q.shape[0]), [*own, *rest, image]
+        else:
+            seen = self.editor.resized(part.seen, self.seen.grid, on_grid) > 0
+            for images, places in _alike(seen.expand(self.inputs.q.shape[0], -1)):
+                yield images, [*own, *rest, (places + image.start).to(self.inputs.q.device)]
+
+    def _weighed(
+        self, inputs: Inputs, groups: Sequence[tuple[tuple[int, ...], list[Any]]], images: slice | None = None,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        """Attention of some of the picture's queries, in which weights multiply. places: which, on the CPU; None: all.
+
+        images: which of the batch; None: all.
+        """
+        images = slice(0, len(self.inputs.q)) if images is None else images
+        hard = [weight for _, weights in groups for weight in weights if isinstance(weight, Hard)]
+        if not hard:
+            return self._soft(inputs, groups, images, places, None)
+        code = torch.zeros((1, 1), dtype=torch.int64)
+        for weight in {id(weight.owners): weight for weight in hard}.values():
+            code = code * len(weight.weights) + _some(weight.owners, images, places)
+        out = torch.empty_like(inputs.q)
+        for few, _ in _alike(code.expand(len(inputs.q), -1)):
+            same = code.expand(len(inputs.q), -1)[few.start]
+            for each in same.unique().tolist():
+                rows = (same == each).nonzero()[:, 0]
+                index = rows.to(out.device)
+                own = slice(images.start + few.start, images.start + few.stop)
+                at = rows if places is None else places[rows]
+                found = self._soft(inputs.images(few).queries(index), groups, own, at, int(at[0]))
+                out[few, :, index] = found
+        return out
+
+    def _soft(
+        self, inputs: Inputs, groups: Sequence[tuple[tuple[int, ...], list[Any]]], images: slice,
+        places: Tensor | None, place: int | None,
+    ) -> Tensor:
+        """The same where all these queries have the owners that `place` has."""
+        resolved = []
+        for columns, weights in groups:
+            product: Any = 1.0
+            for weight in weights:
+                if isinstance(weight, Hard):
+                    weight = weight.weights[int(_some(weight.owners, images, None)[0, place])]
+                elif isinstance(weight, Tensor):
+                    weight = _some(weight, images, places)
+                product = product * weight
+            resolved.append((columns, product))
+        self.editor.acted(self.seen.layer, HOW[way(resolved, inputs.k.shape[2])])
+        return weigh(self.host.attend, inputs, resolved)
+
+
+def _some(values: Tensor, images: slice, places: Tensor | None) -> Tensor:
+    """[B or 1, P] of some images and places."""
+    values = values if len(values) == 1 else values[images]
+    return values if places is None else values.index_select(1, places.to(values.device))
+
+
+def _alike(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Images [B, P] that are the same, neighbours together, each with the places that are not 0."""
+    start = 0
+    for image in range(1, len(rows) + 1):
+        if image == len(rows) or not torch.equal(rows[image], rows[start]):
+            yield slice(start, image), rows[start].nonzero()[:, 0]
+            start = image
+
+
+def on_grid(values: Tensor, grid: Grid) -> Tensor:
+    """A map [B, (T,) h, w] on the grid of a layer, [B, P]: means of the cells where it shrinks, bilinear elsewhere."""
+    values = widen(values if values.ndim == 4 else values[:, None])[:, None]  # [B, 1, T, h, w]
+    if all(length <= size for length, size in zip(grid, values.shape[2:], strict=True)):
+        values = F.adaptive_avg_pool3d(values, grid)
+    else:
+        values = F.interpolate(values, size=grid, mode="trilinear", align_corners=False)
+    return values.flatten(1)
+
+
+def _nearest(owners: Tensor, grid: Grid) -> Tensor:
+    """Owners [B, (T,) h, w] on the grid of a layer, [B, P] on the CPU."""
+    owners = owners if owners.ndim == 4 else owners[:, None]
+    return F.interpolate(owners[:, None].float(), size=grid, mode="nearest-exact").flatten(1).long().cpu()
