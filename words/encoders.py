@@ -29,6 +29,7 @@ class Encoder(NamedTuple):
 
     entries: one for each column it makes: a token, an embedding, or None for start, end and padding.
     prompt: the places of the prompt in them; the template is around it.
+    origins: the chunk and the place in it of each entry, among what the tokenizer gives; None for what the host pads.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Encoder(NamedTuple):
     vocabulary: Mapping[int, str]
     entries: list[int | Embedding | None]
     prompt: range
+    origins: list[tuple[int, int] | None]
 
 
 class Placed(NamedTuple):
@@ -89,16 +91,12 @@ def _encoders(
     SD3 and HiDream may be loaded without some of theirs. Where the host has no encoder at all, the model itself reads
     the tokens (HiDream-O1).
     """
-    tokens, probe = (clip.tokenize(prompt, return_word_ids=True) for prompt in (text, _probe(text)))
     clips: list[Encoder] = []
     others: list[Encoder | None] = []
     ids = unread = None
-    for name in tokens:
-        vocabulary = getattr(_get(clip.tokenizer, name), "inv_vocab", None)
-        if not vocabulary:
-            continue
+    encoders = read_encoders(clip, text)
+    for name, encoder in encoders.items():
         module = _get(clip.cond_stage_model, name, _ABSENT)
-        encoder = _encoder(name, vocabulary, tokens[name], probe.get(name, []), module)
         if f"{name}_ids" in beside:
             ids = encoder
         elif module is _ABSENT:
@@ -109,8 +107,18 @@ def _encoders(
             clips.append(encoder)
     main = others[0] if others else None if clips else unread
     if main is None and not clips:
-        raise UnknownWords(f"the text encoder ({', '.join(tokens)}) does not show its vocabulary")
+        raise UnknownWords(f"the text encoder ({', '.join(clip.tokenize(text))}) does not show its vocabulary")
     return clips, main, ids
+
+
+def read_encoders(clip: CLIP, text: str) -> dict[str, Encoder]:
+    """What each text encoder that shows its vocabulary reads of a text, by the name of its tokens."""
+    tokens, probe = (clip.tokenize(prompt, return_word_ids=True) for prompt in (text, _probe(text)))
+    vocabularies = {name: getattr(_get(clip.tokenizer, name), "inv_vocab", None) for name in tokens}
+    return {
+        name: _encoder(name, vocabulary, tokens[name], probe.get(name, []), _get(clip.cond_stage_model, name, _ABSENT))
+        for name, vocabulary in vocabularies.items() if vocabulary
+    }
 
 
 def _get(owner: Any, name: str, default: Any = None) -> Any:
@@ -121,16 +129,21 @@ def _get(owner: Any, name: str, default: Any = None) -> Any:
 def _encoder(name: str, vocabulary: Mapping[int, str], chunks: list, probe: list, module: Any) -> Encoder:
     grouped = _is_grouped(chunks)
     entries: list[int | Embedding | None] = []
-    for chunk in chunks:
+    origins: list[tuple[int, int] | None] = []
+    for number, chunk in enumerate(chunks):
         width = _width(module, chunk)
-        kept = [entry for entry in chunk if isinstance(entry[0], int) or entry[0].shape[-1] == width]
-        for entry in kept:
+        for place, entry in enumerate(chunk):
             if isinstance(entry[0], int):
                 entries.append(None if grouped and _is_special(entry) else entry[0])
-            else:
+            elif entry[0].shape[-1] == width:
                 entries.append(Embedding(entry[2] if grouped else 0))
-        entries += [None] * (len(chunk) - len(kept))  # the host pads what other encoders' embeddings leave
-    return Encoder(name, spelling(vocabulary), vocabulary, entries, _prompt(entries, probe))
+            else:
+                continue
+            origins.append((number, place))
+        left = sum(map(len, chunks[: number + 1])) - len(entries)
+        entries += [None] * left  # the host pads what other encoders' embeddings leave
+        origins += [None] * left
+    return Encoder(name, spelling(vocabulary), vocabulary, entries, _prompt(entries, probe), origins)
 
 
 def _is_special(entry: tuple) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+from collections.abc import Callable, Iterator
 
 from .prompt import CONDITIONING_KEY, PROBLEM_KEY, PromptWords
 
 MOST_DIGITS = 9  # of a token number
+Find = Callable[[PromptWords, str], tuple[int, ...]]
 
 
 def _normal(text: str) -> str:
@@ -25,10 +27,21 @@ def find_phrase(prompt: PromptWords, phrase: str) -> tuple[int, ...]:
 
     "#5" means the token in column 5, counted from 0 with the start token.
     """
+    return next(_places(prompt, phrase), ())
+
+
+def find_every(prompt: PromptWords, phrase: str) -> tuple[int, ...]:
+    """As find_phrase, of all places where it stands."""
+    return tuple(dict.fromkeys(column for columns in _places(prompt, phrase) for column in columns))
+
+
+def _places(prompt: PromptWords, phrase: str) -> Iterator[tuple[int, ...]]:
     if is_token_number(phrase):
         digits = phrase[1:].lstrip("0") or "0"
         column = int(digits[:MOST_DIGITS])  # Python refuses to read numbers of thousands of digits
-        return (column,) if len(digits) <= MOST_DIGITS and column < prompt.length else ()
+        if len(digits) <= MOST_DIGITS and column < prompt.length:
+            yield (column,)
+        return
     wanted = _normal(phrase)
     for first in range(len(prompt.words)):
         text = ""
@@ -37,10 +50,10 @@ def find_phrase(prompt: PromptWords, phrase: str) -> tuple[int, ...]:
             text += _normal(word.text)
             columns.update(dict.fromkeys(word.tokens))
             if text == wanted:
-                return tuple(columns)
+                yield tuple(columns)
+                break
             if not wanted.startswith(text):
                 break
-    return ()
 
 
 def nearest_phrase(prompt: PromptWords, phrase: str) -> str | None:
@@ -73,11 +86,13 @@ def token_labels(prompt: PromptWords | None, length: int) -> list[str]:
     return labels[:length]
 
 
-def phrase_columns(words: PromptWords | None, length: int | None, phrase: str) -> tuple[int, ...]:
-    """find_phrase in a conditioning of `length` tokens, of which the words may not be known."""
+def phrase_columns(
+    words: PromptWords | None, length: int | None, phrase: str, find: Find = find_phrase
+) -> tuple[int, ...]:
+    """find_phrase or find_every in a conditioning of `length` tokens, of which the words may not be known."""
     if words is None or is_token_number(phrase):
         words = PromptWords((), length or 0)
-    return find_phrase(words, phrase)
+    return find(words, phrase)
 
 
 def check_phrases(conditioning: list, phrases: list[str], node: str) -> None:

@@ -8,6 +8,7 @@ A conditioning made by "Prompt with Words" carries PromptWords at CONDITIONING_K
               SD3 has two: CLIP's, 77 a chunk, which L and G share, and T5's behind them
   token_ids   the words among token ids that the host hands to the model beside the conditioning, where the model makes
               columns of its own out of them: Anima's "t5xxl_ids". The conditioning's own columns are not seen then
+  text        the prompt itself, from which its tokens can be made again
 
 What a model adds or moves when it takes the conditioning in is not in here: Flux 2 pads it at the front, Z-Image to a
 multiple of 32. Whoever reads a processed cond has to apply it.
@@ -58,6 +59,7 @@ class PromptWords(NamedTuple):
     length: int
     parts: tuple[Part, ...] = ()
     token_ids: tuple[Word, ...] | None = None
+    text: str = ""
 
     @property
     def seen(self) -> tuple[Word, ...]:
@@ -86,7 +88,13 @@ def prompt_words(
     if ids:
         seen = _read(ids, text)
     notes = _notes((ids or placed[0]).encoder, seen)
-    return PromptWords(default.words, length, tuple(parts), seen.words if ids else None), notes
+    return PromptWords(default.words, length, tuple(parts), seen.words if ids else None, text), notes
+
+
+def encoder_words(encoder: Encoder, text: str) -> PromptWords:
+    """The words of a text among an encoder's own entries. Raises UnknownWords."""
+    length = len(encoder.entries)
+    return PromptWords(_read(Placed(encoder, range(length)), text).words, length)
 
 
 def _part_name(placed: Placed) -> str:

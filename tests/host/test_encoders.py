@@ -13,6 +13,7 @@ import transformers
 from host import tiny_encoders
 
 from semantic_guidance.nodes.prompt import SemanticGuidancePrompt
+from semantic_guidance.words.filler import without_words
 from semantic_guidance.words.phrases import check_phrases, find_phrase
 from semantic_guidance.words.prompt import CONDITIONING_KEY, PROBLEM_KEY, PromptWords
 
@@ -113,6 +114,29 @@ class TestEveryEncoder:
         else:
             assert texts(found) == ["a", "red", "cat"]
         assert not caplog.text
+
+    def test_a_word_gives_way_to_as_many_fillers_wherever_it_stands(self, name):
+        """What stands for nothing itself stays what it is."""
+        clip = tiny_encoders.clip(name)
+        columns, extra = encode(clip, "red cat, and the red balloon on a house")
+        found = extra[CONDITIONING_KEY]
+
+        def without(phrase: str) -> torch.Tensor:
+            filled = without_words(clip, found, [phrase], extra.keys())
+            keep = {"llama"} if name == "HiDream" else set()
+            assert {note.split()[0] for note in filled.notes} >= keep
+            ((changed, beside),) = clip.encode_from_tokens_scheduled(filled.tokens)
+            assert changed.shape == columns.shape
+            if name == "Anima" and phrase == "red":
+                own = dict.fromkeys(column for word in found.token_ids if word.text == phrase for column in word.tokens)
+                assert (beside["t5xxl_ids"] != extra["t5xxl_ids"]).nonzero().flatten().tolist() == list(own)
+            return (changed != columns).any(dim=-1)[0].nonzero().flatten().tolist()
+
+        every = [word for part in found.parts for word in part.words]
+        assert without("red") == [column for word in every if word.text == "red" for column in word.tokens]
+        (column,) = find_phrase(found, "red")[:1]
+        assert without(f"#{column}") == ([] if name == "Anima" else [column])  # where it is of the ids
+        assert name == "SD3" or not all(map(without, ("a", "the")))  # CLIP's filler is "a", T5's is "the"
 
     def test_no_prompt_fails(self, name):
         """And what is named is right, also where not all is."""
