@@ -27,5 +27,5 @@ def measure(models: list[str], size: Size) -> Section:
                          *tifa(one), f"{one.seconds / made[0].seconds:.2f}"])
             shares.setdefault(one.name, []).append(share_of([picture.bound for picture in one.pictures]))
     yield Table(["Attend-and-Excite", "both present, %", "mended / broken", "points", "p", "colours too, %",
-                 "mended / broken ", "points ", "p ", "atoms", "prompts", "time"], rows)
+                 "mended / broken", "points", "p", "atoms", "prompts", "time"], rows)
     yield Plot("excite", bars("Both subjects, in the colours asked for", [m for m in models if m != "cross"], shares))

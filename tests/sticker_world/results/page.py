@@ -52,7 +52,11 @@ def bound(picture: Picture) -> bool:
 
 def share_of(flags: Sequence[bool]) -> tuple[float, float, float]:
     """The share and its 95 % interval, 0..1."""
-    return sum(flags) / max(len(flags), 1), *wilson(sum(flags), len(flags))
+    return share_of_count(sum(flags), len(flags))
+
+
+def share_of_count(hits: int, count: int) -> tuple[float, float, float]:
+    return hits / max(count, 1), *wilson(hits, count)
 
 
 def percent(share: tuple[float, float, float]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 INK, QUIET, RULE = "#22242a", "#6d717b", "#e4e6ea"
 COLOURS = ("#9aa0ab", "#2f6fde", "#e0792b", "#2a9d6f", "#a24bc4", "#d2405a")  # the first is plain CFG's
@@ -23,12 +24,12 @@ def bars(title: str, groups: Sequence[str], series: Mapping[str, Sequence[Share 
     """Shares with their intervals, a bar for each series in each group; None leaves a gap."""
     figure = Figure(figsize=(wide, 3.6), dpi=110, layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(series)
+    width = min(0.8 / len(series), 0.3)
     for number, (name, shares) in enumerate(series.items()):
         for group, share in enumerate(shares):
             if share is not None:
                 value, low, high = (100 * number for number in share)
-                x = group - 0.4 + (number + 0.5) * width
+                x = group + (number + 0.5 - len(series) / 2) * width
                 axes.bar(x, value, 0.88 * width, color=COLOURS[number], label=name if group == 0 else None)
                 axes.errorbar(x, value, [[value - low], [high - value]], color=INK, linewidth=1, capsize=2)
     axes.set(title=title, xticks=range(len(groups)), xticklabels=groups, ylim=(0, 100), ylabel="%")
@@ -41,12 +42,14 @@ def curves(
     title: str, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], across: str, up: str
 ) -> Figure:
     """A panel side by side for each of `panels`, in it a line through the points (x, y) of each series."""
-    figure = Figure(figsize=(4 * len(panels), 3.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(max(4 * len(panels), 6), 3.6), dpi=110, layout="constrained")
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
     for axes, (panel, series) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name, points in series.items():
             axes.plot(*zip(*sorted(points), strict=True), marker="o", color=COLOURS[names.index(name)], label=name)
         axes.set(title=panel, xlabel=across, ylabel=up)
+        if all(isinstance(x, int) for points in series.values() for x, _ in points):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = {h.get_label(): h for axes in figure.axes for h in axes.get_lines()}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")

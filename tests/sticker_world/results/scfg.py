@@ -58,7 +58,7 @@ def measure(models: list[str], size: Size) -> Section:
                              *compared(base, made, complete), *compared(base, made, bound), *tifa(made),
                              f"{distance:.3f}", f"{made.seconds / base.seconds:.2f}"])
     yield Table(["S-CFG: model", "method", "cfg", "effective scale", "all present, %", "mended / broken", "points", "p",
-                 "colours too, %", "mended / broken ", "points ", "p ", "atoms", "prompts", "Fréchet distance", "time"],
+                 "colours too, %", "mended / broken", "points", "p", "atoms", "prompts", "Fréchet distance", "time"],
                 rows)
     yield Plot("scfg", curves("Distance to composed scenes (less is nearer)", panels, "effective CFG scale",
                               "Fréchet distance"))

@@ -6,8 +6,7 @@ from semantic_guidance.sampling.sega.concepts import Concept
 
 from ..sega_claims import measure as edited
 from ..sega_claims import tasks
-from ..world import wilson
-from .page import Plot, Section, Size, Table
+from .page import Plot, Section, Size, Table, share_of
 from .pictures import load_world, settings_of
 from .plots import bars
 
@@ -27,8 +26,7 @@ def measure(models: list[str], size: Size) -> Section:
             )
             rows += [[f"{model}, {name}", *cell.row("").split(" | ")[1:]] for name, cell in cells.items()]
             for name, cell in cells.items():
-                hits, count = sum(cell.success), len(cell.success)
-                shares.setdefault(name, []).append((hits / count, *wilson(hits, count)))
+                shares.setdefault(name, []).append(share_of(cell.success))
         rows = [[*row[:-1], row[-1].removesuffix(" |")] for row in rows]
         yield Table([f"SEGA: {kind}", "success", "rest still there", "change elsewhere"], rows)
         yield Plot(f"sega_{kind}", bars(f"SEGA: {kind}", models, shares))

@@ -3,28 +3,23 @@ from __future__ import annotations
 
 from ..sampling import plain
 from ..world import benchmark_prompts, summary
-from .page import Plot, Section, Size, Table, percent, share_of, tifa
+from .page import Plot, Section, Size, Table, percent, share_of_count, tifa
 from .pictures import make, settings_of
 from .plots import bars
 
-ROWS = {
-    "a single subject is there": "single: all present", "of pairs, both": "pairs: both present",
-    "of pairs never seen in training, both": "held-out: all present",
-    "of the objects there, in the colour asked for": "binding: colour as asked",
+SHARES = {
+    "single": "single: all present", "pairs": "pairs: both present", "pairs never seen": "held-out: all present",
+    "colours": "binding: colour as asked",
 }
 
 
 def measure(models: list[str], size: Size) -> Section:
     prompts = benchmark_prompts(size.prompts)
-    made = [make(model, "plain CFG", plain, prompts, range(size.seeds), settings_of(model)) for model in models]
-    counts = [summary(list(one.pictures)) for one in made]
-    shares = {
-        name: [share_of([True] * count[key][0] + [False] * (count[key][1] - count[key][0])) for count in counts]
-        for name, key in ROWS.items()
-    }
-    rows = [[name, *map(percent, row)] for name, row in shares.items()]
-    rows += [[f"Soft-TIFA, {what}", *row] for what, row in zip(
-        ("mean over atoms", "geometric mean of a prompt"), zip(*map(tifa, made), strict=True), strict=True)]
-    yield Table(["plain CFG, % [95 %]", *models], rows)
-    by_model = {model: [row[number] for row in shares.values()] for number, model in enumerate(models)}
-    yield Plot("worlds", bars("Plain CFG", ["single", "pairs", "pairs never seen", "colours"], by_model))
+    rows, by_model = [], {}
+    for model in models:
+        made = make(model, "plain CFG", plain, prompts, range(size.seeds), settings_of(model))
+        counts = summary(list(made.pictures))
+        by_model[model] = shares = [share_of_count(*counts[key]) for key in SHARES.values()]
+        rows.append([model, *map(percent, shares), *tifa(made)])
+    yield Table(["plain CFG", *(f"{name}, %" for name in SHARES), "atoms", "prompts"], rows)
+    yield Plot("worlds", bars("Plain CFG", list(SHARES), by_model))
