@@ -1,6 +1,6 @@
-"""The demo: S-CFG beside plain CFG, the regions that it guided and what each word saw, through a real server.
+"""The demo: each method on a prompt where its effect is seen, through a real server, on one sheet.
 
-`python -m demo [--checkpoint FILE] [--output DIR]`, or by way of dev.py.
+`python -m demo [--method NAME] [--prompt TEXT] [--checkpoint FILE] [--output DIR]`, or by way of dev.py.
 """
 
 from __future__ import annotations
@@ -16,50 +16,90 @@ from pathlib import Path
 import workflow_files
 from comfy_client import ComfyClient, Graph, NodeError
 from comfy_server import ServerError, comfy_server, stop_on_terminate
+from demo_rows import ROWS, Row, base, subjects
 from PIL import Image
-from sheet import Figure, sheet, trimmed
+from sheet import Figure, Strip, sheet, trimmed
 
-STICKER_WORLD_PROMPT = "a lion and a blue car", "lion, car"
-STICKER_WORLD_SEED = 5  # one with both subjects; plain CFG often leaves one out
+DRAWN = ("regions", "rates", "words")  # pictures with a title and a scale of their own
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="dev.py demo", description="Make pictures with S-CFG and name them.")
+    parser = argparse.ArgumentParser(prog="dev.py demo", description="Show on a sheet what each method does.")
+    parser.add_argument("--method", choices=ROWS, metavar="NAME", help=f"one of them: {', '.join(ROWS)}")
+    parser.add_argument("--prompt", help="your own, for one method; on Sticker World: a cat and a red balloon")
+    parser.add_argument("--words", help="what the method's node is told; without it, the subjects of the prompt")
+    parser.add_argument("--seed", type=int, help="another one")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="an SD 1.x, SD 2.x or SDXL checkpoint")
     parser.add_argument("--output", type=Path, metavar="DIR", default=Path("demo"), help="default: ./demo")
     arguments = parser.parse_args()
+    if arguments.prompt and not arguments.method:
+        parser.error("--prompt needs --method, the one to use it with")
+    if arguments.checkpoint and not arguments.checkpoint.is_file():
+        parser.error(f"there is no checkpoint {arguments.checkpoint}")
     stop_on_terminate()
     start = time.monotonic()
+    rows = {name: row for name, row in ROWS.items() if arguments.method in (None, name)}
+    rows = {name: own(row, arguments.prompt, arguments.words, arguments.seed) for name, row in rows.items()}
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    strips = []
     try:
-        graph, checkpoints = demo_graph(arguments.checkpoint)
         print("Starting ComfyUI ...", flush=True)
-        with comfy_server(checkpoints=checkpoints) as client:
+        folder = arguments.checkpoint.resolve().parent if arguments.checkpoint else None
+        with comfy_server(checkpoints=folder) as client:
             print(f"  ready after {time.monotonic() - start:.0f} s at {client.address}. Sampling ...", flush=True)
-            pictures = sample(client, graph)
-    except (ServerError, NodeError, FileNotFoundError) as error:
+            for name, row in rows.items():
+                strips.append(made(client, row, arguments.checkpoint))
+                path = arguments.output / f"{name}.png"
+                sheet("", "", strips[-1:], 448).save(path)
+                print(f"  {path}: {row.title}", flush=True)
+    except (ServerError, NodeError) as error:
         sys.exit(f"dev.py demo: {error}")
     except KeyboardInterrupt:
         sys.exit("dev.py demo: stopped")
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    for name, (picture, meaning) in sheets(pictures, graph).items():
-        picture.save(arguments.output / name)
-        print(f"  {arguments.output / name}: {meaning}")
-    print(f"Done in {time.monotonic() - start:.0f} s.")
+    model = arguments.checkpoint.name if arguments.checkpoint else "Sticker World, a small model of our own"
+    path = arguments.output / "overview.png"
+    sheet("Guidance by meaning", f"{model}; the same seed along each row", strips, 256).save(path)
+    print(f"  {path}: all of it on one sheet\nDone in {time.monotonic() - start:.0f} s.")
 
 
-def demo_graph(checkpoint: Path | None) -> tuple[Graph, Path | None]:
-    """The graph to run, and the folder of the checkpoint in it (None: Sticker World)."""
-    graph = workflow_files.load("scfg_text_to_image")
-    graph["regions"]["inputs"]["step"] = graph["guided"]["inputs"]["steps"] // 2
+def own(row: Row, prompt: str | None, words: str | None, seed: int | None) -> Row:
+    """The row with a user's words. What was measured was not measured on them."""
+    if prompt or words:
+        prompt = prompt or row.prompt
+        row = row._replace(prompt=prompt, words=words or subjects(prompt), measured="")
+    return row if seed is None else row._replace(seed=seed)
+
+
+def made(client: ComfyClient, row: Row, checkpoint: Path | None) -> Strip:
+    """The row's pictures, from its graph."""
+    graph = base(row)
+    shown = row.build(graph, row)
+    graph = with_defaults(client, graph)
     if checkpoint is None:
-        graph["positive"]["inputs"]["text"], graph["words"]["inputs"]["words"] = STICKER_WORLD_PROMPT
+        graph = workflow_files.on_sticker_world(graph)
+        row = row._replace(measured=row.measured and f"On Sticker World: {row.measured}")
+    else:
+        graph = workflow_files.on_checkpoint(graph, checkpoint.name, 1024 if is_sdxl(checkpoint) else 512)
+        row = row._replace(measured="")
+    if row.cfg is not None:
         for sampler in workflow_files.nodes_of(graph, "KSampler"):
-            sampler["seed"] = STICKER_WORLD_SEED
-        return workflow_files.on_sticker_world(graph), None
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
-    path = checkpoint.resolve()
-    return workflow_files.on_checkpoint(graph, path.name, 1024 if is_sdxl(path) else 512), path.parent
+            sampler["cfg"] = row.cfg
+    pictures = sample(client, graph)
+    figures = []
+    for name, caption, note in shown:
+        picture = pictures[name].pop(0) if name in DRAWN else pictures[name][0]
+        figures.append(Figure(trimmed(picture) if name in DRAWN else picture, caption, note))
+    return Strip(row.title, f'{row.node}, "{row.prompt}". {row.measured}', figures)
+
+
+def with_defaults(client: ComfyClient, graph: Graph) -> Graph:
+    """The graph with the defaults of all widgets that it leaves out."""
+    filled = {}
+    for name, node in graph.items():
+        inputs = client.object_info(node["class_type"])[node["class_type"]]["input"].get("required", {})
+        defaults = {key: spec[1]["default"] for key, spec in inputs.items() if len(spec) > 1 and "default" in spec[1]}
+        filled[name] = {**node, "inputs": {**defaults, **node["inputs"]}}
+    return filled
 
 
 def is_sdxl(checkpoint: Path) -> bool:
@@ -72,36 +112,12 @@ def is_sdxl(checkpoint: Path) -> bool:
 
 
 def sample(client: ComfyClient, graph: Graph) -> dict[str, list[Image.Image]]:
-    """The pictures of every SaveImage node, by its id without "save_"."""
+    """The pictures of every PreviewImage node, by its id without "save_"."""
     outputs = client.run(graph, timeout=math.inf)
     return {
         node.removeprefix("save_"): [Image.open(io.BytesIO(png)) for png in client.images(outputs, node)]
         for node in outputs
         if node.startswith("save_")
-    }
-
-
-def sheets(pictures: dict[str, list[Image.Image]], graph: Graph) -> dict[str, tuple[Image.Image, str]]:
-    """File name -> (picture, what it shows)."""
-    words = [word.strip() for word in graph["words"]["inputs"]["words"].split(",")]
-    sampler = graph["guided"]["inputs"]
-    plain = Figure(pictures["plain"][0], "plain CFG", f"one scale of {sampler['cfg']:g} everywhere")
-    guided = Figure(pictures["guided"][0], "S-CFG", "a scale for every region")
-    regions, rates = pictures["regions"][0], pictures["rates"][0]
-    below = [Figure(trimmed(rates), "how strongly each place was guided")]
-    for word, heat in zip(words, pictures["words"], strict=True):
-        below.append(Figure(trimmed(heat), f'where the model sees "{word}"'))
-    title = f'"{graph["positive"]["inputs"]["text"]}"'
-    subtitle = f"the same seed ({sampler['seed']}), {sampler['steps']} steps of {sampler['sampler_name']}"
-    beside = [plain, guided, Figure(trimmed(regions), "the regions that the model drew")]
-    return {
-        "overview.png": (sheet(title, subtitle, [beside, below], 448), "all of it on one sheet"),
-        "plain_beside_scfg.png": (sheet(title, subtitle, [[plain, guided]], 640), "without and with S-CFG"),
-        "regions.png": (regions, "the regions with their words, shares and rates"),
-        "rates.png": (rates, "how strongly each place was guided; 1 is plain CFG"),
-    } | {
-        f"word_{word.replace(' ', '_')}.png": (heat, f'where the model sees "{word}"')
-        for word, heat in zip(words, pictures["words"], strict=True)
     }
 
 

@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 PAPER, INK, QUIET = (255, 255, 255), (33, 37, 43), (110, 116, 125)
 MARGIN, GAP = 32, 24
-TITLE, CAPTION, NOTE = 30, 19, 16  # text sizes
-HEAD, FOOT = TITLE + CAPTION + 36, CAPTION + NOTE + 44
+TITLE, HEADING, CAPTION, NOTE = 30, 23, 17, 15  # text sizes
+HEAD, ROW, FOOT = TITLE + CAPTION + 44, HEADING + NOTE + 24, CAPTION + NOTE + 52
 
 
 class Figure(NamedTuple):
@@ -18,18 +18,30 @@ class Figure(NamedTuple):
     note: str = ""
 
 
-def sheet(title: str, subtitle: str, rows: list[list[Figure]], height: int) -> Image.Image:
-    """Rows of figures, each figure scaled to `height` pixels, under a title."""
-    scaled = [[scale(figure.picture, height) for figure in row] for row in rows]
+class Strip(NamedTuple):
+    """A row of figures under a heading."""
+
+    heading: str
+    note: str
+    figures: list[Figure]
+
+
+def sheet(title: str, subtitle: str, strips: list[Strip], height: int) -> Image.Image:
+    """Strips of figures, each figure scaled to `height` pixels, under a title where there is one."""
+    scaled = [[scale(figure.picture, height) for figure in strip.figures] for strip in strips]
     width = max(sum(picture.width + GAP for picture in row) - GAP for row in scaled)
-    page = Image.new("RGB", (width + 2 * MARGIN, 2 * MARGIN + HEAD + len(rows) * (height + FOOT)), PAPER)
+    head = HEAD if title else 0
+    page = Image.new("RGB", (width + 2 * MARGIN, 2 * MARGIN + head + len(strips) * (ROW + height + FOOT)), PAPER)
     pen = ImageDraw.Draw(page)
-    pen.text((MARGIN, MARGIN), title, INK, ImageFont.load_default(TITLE))
-    pen.text((MARGIN, MARGIN + TITLE + 10), subtitle, QUIET, ImageFont.load_default(CAPTION))
-    y = MARGIN + HEAD
-    for row, pictures in zip(rows, scaled, strict=True):
-        x = MARGIN
-        for figure, picture in zip(row, pictures, strict=True):
+    if title:
+        pen.text((MARGIN, MARGIN), title, INK, ImageFont.load_default(TITLE))
+        pen.text((MARGIN, MARGIN + TITLE + 10), subtitle, QUIET, ImageFont.load_default(CAPTION))
+    y = MARGIN + head
+    for strip, pictures in zip(strips, scaled, strict=True):
+        pen.text((MARGIN, y), strip.heading, INK, ImageFont.load_default(HEADING))
+        pen.text((MARGIN, y + HEADING + 8), strip.note, QUIET, ImageFont.load_default(NOTE))
+        x, y = MARGIN, y + ROW
+        for figure, picture in zip(strip.figures, pictures, strict=True):
             page.paste(picture, (x, y))
             pen.text((x, y + height + 8), figure.caption, INK, ImageFont.load_default(CAPTION))
             pen.text((x, y + height + CAPTION + 13), figure.note, QUIET, ImageFont.load_default(NOTE))
