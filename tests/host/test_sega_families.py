@@ -146,17 +146,20 @@ def test_no_strength_an_interrupt_and_a_second_run_change_nothing(model, name):
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in tiny_dit.UNJOINED])
 def test_a_batch_equals_its_singles_and_calls_apart_equal_joint_ones(model, name, monkeypatch):
-    """At a threshold of 0 no rounding decides which positions are edited; each step makes it about ten times larger."""
+    """At a threshold of 0 no rounding decides which positions are edited. In float32, runs that differ in rounding alone
+    end as far apart as those from noise that differs by 1e-6, whatever the family makes of it; ten times that is bound.
+    """
     patched = edited(model, name, [{**item, "threshold": 0.0} for item in CHAIN])
     noise = comfy.sample.prepare_noise(latent(name, 2), 3)
     settings = {"batch": 2, "noise": noise, "steps": 2}
     joint = run(patched, name, **settings)
-    effect = (joint - run(model, name, **settings)).abs().max()
+    bound = 10 * (run(patched, name, **{**settings, "noise": noise * (1 + 1e-6)}) - joint).abs().max()
+    assert bound < 0.05 * (joint - run(model, name, **settings)).abs().max()
     second = [part[1:] for part in (noise.unbind() if noise.is_nested else [noise])]
     noise = comfy.nested_tensor.NestedTensor(second) if noise.is_nested else second[0]
-    assert (run(patched, name, noise=noise, steps=2) - joint[1:]).abs().max() < 1e-3 * effect
+    assert (run(patched, name, noise=noise, steps=2) - joint[1:]).abs().max() < bound
     alone(monkeypatch, model)
-    assert (run(patched, name, **settings) - joint).abs().max() < 1e-3 * effect
+    assert (run(patched, name, **settings) - joint).abs().max() < bound
 
 
 @pytest.mark.parametrize("cfg", [4.0, 1.0])

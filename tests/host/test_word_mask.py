@@ -258,7 +258,7 @@ class TestHost:
         samples = scfg_runs.run(model)
         with caplog.at_level(logging.WARNING):
             assert torch.equal(attention(model, prompt(clip)), attention(tiny.sd15(), prompt(clip)))
-        assert not caplog.records
+        assert not [said for said in caplog.records if said.name != "root"]  # the host's own logger
         assert len(record._runs) == 1 and record.of(samples).steps
         assert torch.equal(scfg_runs.run(model), samples)
 
