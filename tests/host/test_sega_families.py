@@ -146,8 +146,10 @@ def test_no_strength_an_interrupt_and_a_second_run_change_nothing(model, name):
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in tiny_dit.UNJOINED])
 def test_a_batch_equals_its_singles_and_calls_apart_equal_joint_ones(model, name, monkeypatch):
-    """At a threshold of 0 no rounding decides which positions are edited. In float32, runs that differ in rounding alone
-    end as far apart as those from noise that differs by 1e-6, whatever the family makes of it; ten times that is bound.
+    """At a threshold of 0 no rounding decides which positions are edited.
+
+    In float32, runs that differ in rounding alone end about as far apart as those from noise that differs by 1e-6,
+    whatever the family makes of it: ten times that is the bound.
     """
     patched = edited(model, name, [{**item, "threshold": 0.0} for item in CHAIN])
     noise = comfy.sample.prepare_noise(latent(name, 2), 3)
