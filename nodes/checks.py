@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..sampling.attend_excite.trace import AttentionRecord
 from ..sampling.meter.record import MeterRecord
-from ..sampling.scfg.regions import RegionRecord
+from ..sampling.region_record import RegionRecord
 from ..sampling.sega.concepts import Concept
 from .sockets import AttentionTrace, Concepts, Meter, Regions
 

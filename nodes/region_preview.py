@@ -7,8 +7,8 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..drawing import DIVERGING, LegendEntry, heat_map, region_picture
-from ..sampling.scfg.regions import RegionRecord, RegionStep, ShownWord, WordStep, by_words, steps_shown, word_masks
-from ..sampling.scfg.regions import Regions as RegionsOfRun
+from ..sampling.region_record import RegionRecord, RegionStep, ShownWord, WordStep, by_words, steps_shown, word_masks
+from ..sampling.region_record import Regions as RegionsOfRun
 from .checks import checked
 from .inputs import LATENT_TOOLTIP
 from .pictures import BUDGET, gallery, picture_name, pictures_behind

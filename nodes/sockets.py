@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 CATEGORY = "semantic guidance"
 
-Regions = io.Custom("SEMANTIC_REGIONS")  # sampling.scfg.regions.RegionRecord
+Regions = io.Custom("SEMANTIC_REGIONS")  # sampling.region_record.RegionRecord
 Concepts = io.Custom("SEMANTIC_CONCEPTS")  # tuple of sampling.sega.concepts.Concept
 AttentionTrace = io.Custom("SEMANTIC_ATTENTION")  # sampling.attend_excite.trace.AttentionRecord
 Meter = io.Custom("SEMANTIC_METER")  # sampling.meter.record.MeterRecord

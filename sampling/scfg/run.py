@@ -18,8 +18,8 @@ from ..conds import ActiveCond, active_conds, are_alike
 from ..post_cfg import Guidance, add_guidance, check_compared
 from ..prompt_text import PromptText, prompt_text, word_columns
 from ..record import fingerprint
+from ..region_record import Region, RegionRecord, Regions, RegionStep, met
 from ..run import Evaluation, SigmaRange
-from .regions import Region, RegionRecord, Regions, RegionStep, met
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

@@ -11,9 +11,9 @@ from host import scfg_runs, tiny, tiny_clip
 from semantic_guidance.nodes import region_preview
 from semantic_guidance.nodes.pictures import pictures_behind
 from semantic_guidance.nodes.region_preview import SemanticGuidanceRegionPreview
+from semantic_guidance.sampling import region_record
 from semantic_guidance.sampling.record import fingerprint
-from semantic_guidance.sampling.scfg import regions
-from semantic_guidance.sampling.scfg.regions import by_words
+from semantic_guidance.sampling.region_record import by_words
 from semantic_guidance.words.prompt import CONDITIONING_KEY
 
 H, W = scfg_runs.SIZE
@@ -197,10 +197,10 @@ def test_a_clip_shows_each_of_its_latent_frames():
     samples = torch.randn(2, 16, 3, 4, 6)
     owner = torch.arange(3, dtype=torch.int16)[None, :, None, None].expand(2, 3, 4, 6)  # a word for each frame
     rate = torch.rand(2, 3, 4, 6).half() + 0.5
-    steps = tuple(regions.RegionStep(step, 1.0 - step / 2, owner, torch.ones(2, 3), rate) for step in range(2))
-    named = tuple(regions.Region(0, column, text) for column, text in enumerate(("cat", "sits", "dog")))
-    record = regions.RegionRecord()
-    record.add(regions.Regions(named, steps, 8, fingerprint(samples)))
+    steps = tuple(region_record.RegionStep(step, 1.0 - step / 2, owner, torch.ones(2, 3), rate) for step in range(2))
+    named = tuple(region_record.Region(0, column, text) for column, text in enumerate(("cat", "sits", "dog")))
+    record = region_record.RegionRecord()
+    record.add(region_record.Regions(named, steps, 8, fingerprint(samples)))
     image = torch.rand(2 * 9, 32, 48, 3)
     pictures, masks, rates = preview(record, {"samples": samples}, image=image)
     assert len(pictures) == len(rates) == 2 * 3

@@ -1,4 +1,4 @@
-"""What S-CFG saw and did, kept for the previews."""
+"""The regions of a run in which each was guided in its own way, kept for the previews."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..record import IF_CACHED, RunRecord
+from .record import IF_CACHED, RunRecord
 
 
 class Region(NamedTuple):
@@ -39,6 +39,7 @@ class Regions(NamedTuple):
     steps: tuple[RegionStep, ...]
     downscale: int  # pixels per latent position, each way
     fingerprint: Tensor  # of the latent that the run returned
+    node: str = "S-CFG"  # that acted
 
     @property
     def batch(self) -> int:
@@ -90,7 +91,8 @@ def steps_shown(run: Regions, number: int) -> tuple[RegionStep, ...]:
         if step.step == number - 1:
             return (step,)
     first, last = run.steps[0].step + 1, run.steps[-1].step + 1
-    raise ValueError(f"there is no step {number}. S-CFG acted in steps {first} to {last}; -1 is the last, 0 shows all.")
+    raise ValueError(f"there is no step {number}. {run.node} acted in steps {first} to {last}; -1 is the last, 0 shows "
+                     "all.")
 
 
 def by_words(run: Regions, steps: tuple[RegionStep, ...]) -> tuple[tuple[ShownWord, ...], list[WordStep]]:
@@ -128,7 +130,12 @@ def word_masks(owner: Tensor, count: int) -> Tensor:
 
 
 class RegionRecord(RunRecord):
-    """The Regions of one S-CFG node's runs."""
+    """The Regions of one node's runs. needs: what makes the sampler let it act."""
+
+    def __init__(self, node: str = "S-CFG", needs: str = "a sampler with cfg other than 1"):
+        super().__init__()
+        self._node = node
+        self._needs = needs
 
     def of(self, samples: Tensor) -> Regions:
         """The run that made this latent. ValueError, with the way out, where there is none."""
@@ -137,10 +144,10 @@ class RegionRecord(RunRecord):
             return run
         if not self._runs:
             raise ValueError(
-                "no regions were recorded. Connect the MODEL output of the same S-CFG node to a sampler with cfg "
-                f"other than 1, and that sampler's LATENT to this node. {IF_CACHED}"
+                f"no regions were recorded. Connect the MODEL output of the same {self._node} node to {self._needs}, "
+                f"and that sampler's LATENT to this node. {IF_CACHED}"
             )
         raise ValueError(
-            "the latent is not one that a sampler with this S-CFG node returned. Connect the LATENT output of that "
-            f"sampler directly. {IF_CACHED}"
+            f"the latent is not one that a sampler with this {self._node} node returned. Connect the LATENT output of "
+            f"that sampler directly. {IF_CACHED}"
         )
