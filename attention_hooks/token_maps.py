@@ -42,11 +42,34 @@ class TokenMaps(NamedTuple):
     foreground: Tensor | None
 
 
-class _Where(NamedTuple):
+class Where(NamedTuple):
     """What part of the batch a model call holds: all of it, or a context window over its images or frames."""
 
     images: tuple[int, ...]
     frames: tuple[int, ...] | None = None  # of latents; None for all
+
+    @classmethod
+    def of(
+        cls, call: Call, transformer_options: dict[str, Any], batch: int, layers: list[Layer], node: str
+    ) -> Where:
+        """ValueError, naming the node, where another one divides a batch of this size in a way of its own."""
+        per_chunk = call.rows // len(transformer_options["uuids"])
+        window = transformer_options.get("context_window")
+        evolved = transformer_options.get("ad_params", {}).get("sub_idxs")  # of AnimateDiff Evolved's windows
+        images, frames = range(batch) if evolved is None else evolved, None
+        if window is not None and window.dim in (0, 2):
+            anchor = getattr(window, "causal_anchor_index", None)  # what the host puts before the window's own
+            own = ([] if anchor is None else [anchor]) + list(window.index_list)
+            if window.dim == 0:
+                images = own
+            elif len(call.size) == 3 and len(own) == call.size[0] and layers[0].frames == 1:
+                frames = tuple(own)
+        if len(images) != per_chunk:
+            raise ValueError(
+                f"{node}: the model was called for {per_chunk} pictures where the batch has {batch}. A node that "
+                "samples in tiles, or splits batches in a way of its own, cannot be combined with this one."
+            )
+        return cls(tuple(images), frames)
 
 
 class _Part:
@@ -79,8 +102,8 @@ class Capture:
         self._completion: Completion = completion
         self._unreadable: set[Layer] = set()
         self._indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
-        self._parts: dict[Any, dict[_Where, _Part]] = {}
-        self._last: dict[Any, dict[_Where, _Part]] = {}
+        self._parts: dict[Any, dict[Where, _Part]] = {}
+        self._last: dict[Any, dict[Where, _Part]] = {}
         self.begin({}, 0)
 
     def begin(self, wanted: dict[Any, Any], batch: int) -> None:
@@ -89,7 +112,7 @@ class Capture:
         self._batch = batch
         self._last |= self._parts
         self._parts = {}
-        self._closed: set[tuple[Any, _Where]] = set()
+        self._closed: set[tuple[Any, Where]] = set()
         self._waiting: dict[int, set[Layer]] = {}  # by the id of a call in progress; calls may run in several threads
 
     def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
@@ -162,13 +185,13 @@ class Capture:
             maps = TokenMaps(*(None if found is None else found.squeeze(2) for found in maps))
         return maps
 
-    def _whole(self, parts: dict[_Where, _Part], name: str, size: tuple[int, ...]) -> Tensor | None:
+    def _whole(self, parts: dict[Where, _Part], name: str, size: tuple[int, ...]) -> Tensor | None:
         """The maps [B, N, t, h, w] of the whole batch: means over layers, and over the windows that overlap."""
         means = {where: getattr(part, name) for where, part in parts.items()}
         if any(found is None for found in means.values()):
             return None
         means = {where: found / parts[where].layers for where, found in means.items()}
-        if set(means) == {_Where(tuple(range(self._batch)))}:
+        if set(means) == {Where(tuple(range(self._batch)))}:
             (whole,) = means.values()
             return whole
         first = next(iter(means.values()))
@@ -244,25 +267,8 @@ class Capture:
             self._indices[columns, device] = torch.tensor(columns, device=device)
         return self._indices[columns, device]
 
-    def _where(self, call: Call, transformer_options: dict[str, Any]) -> _Where:
-        """What this call holds of the batch: all of it, or a context window."""
-        per_chunk = call.rows // len(transformer_options["uuids"])
-        window = transformer_options.get("context_window")
-        evolved = transformer_options.get("ad_params", {}).get("sub_idxs")  # of AnimateDiff Evolved's windows
-        images, frames = range(self._batch) if evolved is None else evolved, None
-        if window is not None and window.dim in (0, 2):
-            anchor = getattr(window, "causal_anchor_index", None)  # what the host puts before the window's own
-            own = ([] if anchor is None else [anchor]) + list(window.index_list)
-            if window.dim == 0:
-                images = own
-            elif len(call.size) == 3 and len(own) == call.size[0] and self._layers[0].frames == 1:
-                frames = tuple(own)
-        if len(images) != per_chunk:
-            raise ValueError(
-                f"{self._node}: the model was called for {per_chunk} pictures where the batch has {self._batch}. A "
-                "node that samples in tiles, or splits batches in a way of its own, cannot be combined with this one."
-            )
-        return _Where(tuple(images), frames)
+    def _where(self, call: Call, transformer_options: dict[str, Any]) -> Where:
+        return Where.of(call, transformer_options, self._batch, self._layers, self._node)
 
     def _note_unreadable(self, layers: set[Layer]) -> None:
         for (name, number), *_ in sorted(layers - self._unreadable):

@@ -16,8 +16,9 @@ from torch import Tensor
 from ..sampling.attend_excite.trace import AttentionRecord
 from ..sampling.meter.record import MeterRecord
 from ..sampling.region_record import RegionRecord
+from ..sampling.regional.region import Region
 from ..sampling.sega.concepts import Concept
-from .sockets import AttentionTrace, Concepts, Meter, Regions
+from .sockets import AttentionTrace, Concepts, Meter, RegionalPrompts, Regions
 
 HALVES = re.compile("[\ud800-\udfff]")  # JSON can hold them; the host's log and tokenizers break on them
 
@@ -41,10 +42,13 @@ SOCKETS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     io.Latent.io_type: ("a latent", _is_latent),
     io.Image.io_type: ("an image", lambda value: isinstance(value, Tensor) and value.ndim == 4),
     io.Mask.io_type: ("a mask", lambda value: isinstance(value, Tensor) and value.ndim >= 2),
-    Regions.io_type: ("what S-CFG records", lambda value: isinstance(value, RegionRecord)),
+    Regions.io_type: ("what S-CFG or Regional Prompts records", lambda value: isinstance(value, RegionRecord)),
     Concepts.io_type: (
         "SEGA's concepts",
         lambda value: isinstance(value, tuple) and all(isinstance(concept, Concept) for concept in value),
+    ),
+    RegionalPrompts.io_type: (
+        "regions", lambda value: isinstance(value, tuple) and all(isinstance(region, Region) for region in value),
     ),
     Meter.io_type: ("what Guidance Meter records", lambda value: isinstance(value, MeterRecord)),
     AttentionTrace.io_type: ("what Attend-and-Excite records", lambda value: isinstance(value, AttentionRecord)),

@@ -17,8 +17,9 @@ from ..words.prompt import BOUND_KEY, CONDITIONING_KEY
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
+REGIONS_KEY = "semantic_guidance_regions"  # in a conditioning: whose regions' prompts are joined to its text
 OF_THE_TEXT = (  # what a cond keeps of its conditioning
-    "cross_attn", "attention_mask", CONDITIONING_KEY, BOUND_KEY,
+    "cross_attn", "attention_mask", CONDITIONING_KEY, BOUND_KEY, REGIONS_KEY,
     *(family.token_ids for family in FAMILIES if family.token_ids),
 )
 

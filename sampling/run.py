@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PREFIX = "semantic_guidance"
+OUTERMOST = f"{PREFIX}.outermost"
 EXTRA_PASS = f"{PREFIX}.extra_pass"  # marks the options of a model call that no run should watch
 
 
@@ -154,11 +155,18 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -
     return key
 
 
+def add_outermost(model: ModelPatcher, kind: str, wrapper: Callable) -> None:
+    """Let `wrapper` be called before those that `model` (a clone) has, whichever nodes they come from."""
+    others = model.wrappers.get(kind, {})
+    model.wrappers[kind] = {OUTERMOST: [*others.get(OUTERMOST, []), wrapper], **others}
+
+
 def without_runs(model: ModelPatcher) -> ModelPatcher:
     """A clone of `model` on which no node of this pack acts."""
     model = model.clone()
     for kind in list(model.wrappers):
-        model.remove_wrappers_with_key(kind, PREFIX)
+        for key in (PREFIX, OUTERMOST):
+            model.remove_wrappers_with_key(kind, key)
     return model
 
 
