@@ -72,6 +72,8 @@ class Edit:
         self.acted: dict[Layer, str] = {}  # the layers in which it did, and how
         self.averages: dict[Layer, bool] = {}  # whether what computes a layer's attention is an average of values
         self.layers = 0  # of the model, once a forward was edited
+        self.kept: dict[Any, Any] = {}  # what was made of the shares of parts; to be emptied where these change
+        self.prompts: tuple[int, ...] = ()  # where those begin that are joined behind the conds' own text
 
     def change(self, site: Site) -> Change | None:
         """None: nothing here."""

@@ -133,7 +133,7 @@ class Sequence:
     def __init__(self, *parts: Part, before: int = 0, pad: int = 1):
         self._parts = parts
         self._before = before
-        self._pad = pad
+        self.pad = pad
 
     def place(self, call: Call, layer: Layer, length: int) -> Place | None:
         """Where text and picture lie among `length` positions; None where the parts make another number."""
@@ -146,7 +146,7 @@ class Sequence:
             size = part(call, layer) if part in taken else 0
             if part in found:
                 found[part] = slice(start, start + size)
-                size = -(-size // self._pad) * self._pad
+                size = -(-size // self.pad) * self.pad
             start += size
         first = found[text].start
         own = slice(first + call.ahead, min(first + call.ahead + call.text, found[text].stop))

@@ -10,6 +10,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..guidance.precision import widen
-from ..guidance.word_weights import Index, Inputs, group_probabilities, runs, way, weigh
+from ..guidance.word_weights import Index, Inputs, gaps, group_probabilities, runs, way, weigh
 from .edits import ByOwner, Change, Edit, Part, Site
 from .families import Family
 from .layouts import Grid, Layer, Place
@@ -53,11 +54,21 @@ def edited(
     return {**options, OVERRIDE: replace(there, edit=editor.joined_by(edit))}
 
 
+class _Queries(NamedTuple):
+    """Some of the picture's, in images that have the same ones."""
+
+    images: slice
+    rows: Tensor  # among the picture's, on the CPU
+    index: Tensor  # among all of the call
+    share: Tensor  # [B, 1, rows, 1]
+
+
 class _Editor:
     """The edits of one forward."""
 
     def __init__(self, family: Family, call: Call, layers: Sequence[Layer], uuids: list[Any]):
         self.family = family
+        self.own = call.text  # tokens of each chunk's own text; what is joined behind belongs to those with parts
         self.call = call = call._replace(text=call.tokens, ahead=0, behind=0)
         self.uuids = uuids
         self.edits: tuple[Edit, ...] = ()
@@ -78,31 +89,85 @@ class _Editor:
         self._found = None
         self.watcher.see(options, attention)
         seen = self._found
-        changes = {} if seen is None else self._changes(seen)
-        if seen is None or not changes or not self._is_average(host, seen.layer):
-            return host.plain()
+        if seen is None:
+            return self._unseen(host, options)
+        changes = self._changes(seen)
+        if not changes or not self._is_average(host, seen.layer):
+            return self._alone(host, seen.place.text)
         inputs = host.inputs()
         images = self.call.rows // len(self.uuids)
         out = torch.empty_like(inputs.q)
         untouched = [chunk for chunk in range(len(self.uuids)) if chunk not in changes]
         for run in runs(untouched):
             rows = slice(run.start * images, run.stop * images)
-            out[rows] = host.attend(inputs.images(rows))
+            out[rows] = host.attend(self.of_own(inputs.images(rows), seen.place.text))
         for chunk, merged in changes.items():
             rows = slice(chunk * images, (chunk + 1) * images)
             out[rows] = _Chunk(self, host, inputs.images(rows), seen, merged).attention()
         return host.in_layout(out)
 
-    def _changes(self, seen: Observation) -> dict[int, list[Change]]:
+    @property
+    def joined(self) -> int:
+        """Tokens behind the chunks' own texts."""
+        return self.call.text - self.own
+
+    def of_own(self, inputs: Inputs, text: slice) -> Inputs:
+        """Without the keys that are joined behind a chunk's own text."""
+        if not self.joined:
+            return inputs
+        return inputs.keys(gaps(inputs.k.shape[2], [slice(text.start + self.own, text.start + self.call.text)]))
+
+    def _alone(self, host: HostAttention, text: slice) -> Tensor:
+        """Attention to the chunks' own texts, in the host's layout."""
+        if not self.joined:
+            return host.plain()
+        return host.in_layout(host.attend(self.of_own(host.inputs(), text)))
+
+    def _unseen(self, host: HostAttention, options: dict[str, Any]) -> Tensor:
+        """A call that is no layer's attention of the picture to the text: mostly of the picture or the text alone.
+
+        Where it is of the text alone, prompts do not see each other. What pads it at its end goes with the chunk's own.
+        """
+        if not self.joined:
+            return host.plain()
+        inputs = host.inputs()
+        queries, keys = inputs.q.shape[2], inputs.k.shape[2]
+        if keys == self.call.text != queries and self.family.kind != "joint":
+            return self._alone(host, slice(0, keys))
+        if not self._is_before_blocks(options) or queries != keys or len(inputs.q) != self.call.rows \
+                or not self.call.text <= keys < self.call.text + self.family.sequence.pad:
+            return host.plain()
+        out = torch.empty_like(inputs.q)
+        own = gaps(keys, [slice(self.own, self.call.text)])
+        for run in own:
+            out[:, :, run] = host.attend(inputs.queries(run).keys(own))
+        starts = next((edit.prompts for edit in self.edits if edit.prompts), ())
+        for first, stop in pairwise((*starts, self.joined)):
+            run = slice(self.own + first, self.own + stop)
+            out[:, :, run] = host.attend(inputs.queries(run).keys([run]))
+        return host.in_layout(out)
+
+    def _is_before_blocks(self, options: dict[str, Any]) -> bool:
+        """Whether a transformer calls attention outside of its blocks, as it does for its text before them."""
+        if self.family.keyed:
+            return self.family.kind != "unet" and self.watcher.key(options) is None
+        return self.family.kind == "joint" and not self.watcher.count
+
+    def copies(self, columns: Sequence[int], length: int) -> list[int]:
+        """Columns of a cond's text of this length, and of what is joined to it, in the call: its own is repeated."""
+        copied = [copy for column in columns if column < length for copy in range(column, self.own, length)]
+        return sorted([*copied, *(column - length + self.own for column in columns if column >= length)])
+
+    def _changes(self, seen: Observation) -> dict[int, list[tuple[Edit, Change]]]:
         """Of each chunk that has any."""
         images = self.call.rows // len(self.uuids)
-        found: dict[int, list[Change]] = {}
+        found: dict[int, list[tuple[Edit, Change]]] = {}
         for chunk, uuid in enumerate(self.uuids):
             site = Site(uuid, seen.layer, self.numbers[seen.layer], len(self.numbers), seen.grid, images)
             for edit in self.edits:
                 change = edit.change(site)
-                if change is not None and (change.groups or change.parts) and self.call.text % change.length == 0:
-                    found.setdefault(chunk, []).append(change)
+                if change is not None and (change.groups or change.parts) and self.own % change.length == 0:
+                    found.setdefault(chunk, []).append((edit, change))
                     edit.acted.setdefault(seen.layer, "")
         return found
 
@@ -146,30 +211,30 @@ class _Chunk:
     """The attention of one cond's rows in one layer."""
 
     def __init__(
-        self, editor: _Editor, host: HostAttention, inputs: Inputs, seen: Observation, changes: Sequence[Change]
+        self, editor: _Editor, host: HostAttention, inputs: Inputs, seen: Observation,
+        changes: Sequence[tuple[Edit, Change]],
     ):
         self.editor = editor
         self.host = host
-        self.inputs = inputs
         self.seen = seen
         self.place: Place = seen.place
         self.hard = editor.family.kind == "joint"
-        self.groups = list(self._merged(changes))
-        of_parts = [(change.length, change.parts) for change in changes if change.parts]
+        of_parts = [(edit, change) for edit, change in changes if change.parts]
         if len(of_parts) > 1:
             raise ValueError(f"{editor.edits[-1].node}: another node divides the prompt already. Keep one of them.")
-        self.parts: tuple[Part, ...] = of_parts[0][1] if of_parts else ()
-        self.length = of_parts[0][0] if of_parts else 0
+        self.parts: tuple[Part, ...] = of_parts[0][1].parts if of_parts else ()
+        self.length = of_parts[0][1].length if of_parts else 0
+        self.kept = of_parts[0][0].kept if of_parts else {}
+        self.inputs = inputs if self.parts else editor.of_own(inputs, self.place.text)
+        self.groups = list(self._merged([change for _, change in changes]))
 
     def _merged(self, changes: Sequence[Change]) -> Iterator[tuple[tuple[int, ...], list[Any]]]:
         """Disjoint groups of text columns of the call, each with all the weights that multiply there."""
-        text = self.editor.call.text
         groups = [(change.length, group) for change in changes for group in change.groups]
         member: dict[int, list[int]] = defaultdict(list)
         for number, (length, group) in enumerate(groups):
-            for column in group.columns:
-                for copy in range(column, text, length):
-                    member[copy].append(number)
+            for column in self.editor.copies(group.columns, length):
+                member[column].append(number)
         alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for column, numbers in member.items():
             alike[tuple(numbers)].append(column)
@@ -196,27 +261,25 @@ class _Chunk:
                 return self._weighed(self.inputs, groups)
             out = torch.empty_like(self.inputs.q)
             out[:, :, image] = self._weighed(self.inputs.queries(image), groups)
-            self._plain(out, [row for row in range(queries) if not image.start <= row < image.stop])
+            self._plain(out, gaps(queries, [image]))
             return out
         out = torch.zeros_like(self.inputs.q)
-        covered = set(range(image.start, image.stop))
+        covered = [image]
         for part in self.parts:
-            rows = [text.start + row for row in self._copies(part.rows)]
-            covered.update(rows)
+            rows = runs(text.start + row for row in self.editor.copies(part.rows, self.length))
+            covered += rows
             self._part(part, out, rows)
-        self._plain(out, [row for row in range(queries) if row not in covered])
+        self._plain(out, gaps(queries, covered))
         return out
 
-    def _plain(self, out: Tensor, rows: list[int]) -> None:
-        for run in runs(rows):
-            out[:, :, run] = self.host.attend(self.inputs.queries(run))
+    def _plain(self, out: Tensor, rows: list[slice]) -> None:
+        inputs = self.editor.of_own(self.inputs, self.place.text) if self.parts else self.inputs
+        for run in rows:
+            out[:, :, run] = self.host.attend(inputs.queries(run))
 
-    def _copies(self, columns: Sequence[int]) -> list[int]:
-        return sorted(copy for column in columns for copy in range(column, self.editor.call.text, self.length))
-
-    def _part(self, part: Part, out: Tensor, text_rows: list[int]) -> None:
+    def _part(self, part: Part, out: Tensor, text_rows: list[slice]) -> None:
         """Add a part's share to the picture's queries, and set those of its text."""
-        columns = self._copies(part.columns)
+        columns = self.editor.copies(part.columns, self.length)
         place = {column: number for number, column in enumerate(columns)}  # its text comes first among its keys
         groups = [
             (tuple(place[column] for column in own if column in place), weights) for own, weights in self.groups
@@ -224,19 +287,29 @@ class _Chunk:
         groups = [(own, weights) for own, weights in groups if own]
         for images, keys in self._keys(part, columns):
             inputs = self.inputs.images(images).keys(keys)
-            for run in runs(text_rows):
+            for run in text_rows:
                 out[images, :, run] = self.host.attend(inputs.queries(run))
             if part.share is None:
                 continue
-            share = self.editor.resized(part.share, self.seen.grid, on_grid)
-            share = share.expand(self.inputs.q.shape[0], -1)[images]
-            for few, rows in _alike(share > 0):
-                at = slice(images.start + few.start, images.start + few.stop)
-                if len(rows):
-                    index = (rows + self.place.image.start).to(out.device)
-                    found = self._weighed(inputs.images(few).queries(index), groups, at, rows)
-                    mine = share[few][:, rows].to(found)[:, None, :, None]
-                    out[at, :, index] = out[at].index_select(2, index) + mine * found
+            for own, rows, index, share in self._queries(part.share, images):
+                few = slice(own.start - images.start, own.stop - images.start)
+                found = self._weighed(inputs.images(few).queries(index), groups, own, rows)
+                out[own, :, index] = out[own].index_select(2, index) + share.to(found) * found
+
+    def _queries(self, share: Tensor, images: slice) -> list[_Queries]:
+        """Those of these images that have a share, known for as long as the edit keeps them."""
+        key = (id(share), images.start, images.stop, self.seen.grid, self.place.image.start)
+        if key not in self.kept:
+            shares = on_grid(share, self.seen.grid).expand(self.inputs.q.shape[0], -1)[images]
+            device = self.inputs.q.device
+            self.kept[key] = share, [  # with the share, so that its id stays its
+                _Queries(
+                    slice(images.start + few.start, images.start + few.stop), rows,
+                    (rows + self.place.image.start).to(device), shares[few][:, None, rows, None].to(device),
+                )
+                for few, rows in _alike(shares > 0) if len(rows)
+            ]
+        return self.kept[key][1]
 
     def _keys(self, part: Part, columns: list[int]) -> Iterator[tuple[slice, list[Index]]]:
         """The keys that a part's queries see, by images that see the same ones: its text first, then all else."""
@@ -244,18 +317,23 @@ class _Chunk:
         keys = self.inputs.k.shape[2]
         own: list[Index] = [*runs(text.start + column for column in columns)]
         joint = self.hard
-        rest = runs(
-            key for key in range(keys)
-            if not text.start <= key < text.stop and not (joint and image.start <= key < image.stop)
-        )
+        rest = gaps(keys, [text, image] if joint else [text])
         if not joint:
             yield slice(0, self.inputs.q.shape[0]), [*own, *rest]
         elif part.seen is None:
             yield slice(0, self.inputs.q.shape[0]), [*own, *rest, image]
         else:
-            seen = self.editor.resized(part.seen, self.seen.grid, on_grid) > 0
-            for images, places in _alike(seen.expand(self.inputs.q.shape[0], -1)):
-                yield images, [*own, *rest, (places + image.start).to(self.inputs.q.device)]
+            for images, places in self._places(part.seen):
+                yield images, [*own, *rest, places]
+
+    def _places(self, seen: Tensor) -> list[tuple[slice, Tensor]]:
+        """The picture's keys that are seen, by images that see the same ones; known as _queries are."""
+        key = (id(seen), self.seen.grid, self.place.image.start)
+        if key not in self.kept:
+            there = (on_grid(seen, self.seen.grid) > 0).expand(self.inputs.q.shape[0], -1)
+            device, start = self.inputs.q.device, self.place.image.start
+            self.kept[key] = seen, [(few, (places + start).to(device)) for few, places in _alike(there)]
+        return self.kept[key][1]
 
     def _weighed(
         self, inputs: Inputs, groups: Sequence[tuple[tuple[int, ...], list[Any]]], images: slice | None = None,

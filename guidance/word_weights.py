@@ -181,6 +181,16 @@ def runs(columns: Iterable[int]) -> list[slice]:
     return found
 
 
+def gaps(count: int, taken: Iterable[slice]) -> list[slice]:
+    """What slices leave of 0..count, in order."""
+    found, start = [], 0
+    for part in sorted(taken, key=lambda part: part.start):
+        if part.start > start:
+            found.append(slice(start, part.start))
+        start = max(start, part.stop)
+    return [*found, slice(start, count)] if start < count else found
+
+
 def _others(inputs: Inputs, groups: Sequence[Group]) -> list[int]:
     taken = {column for columns, _ in groups for column in columns}
     return [column for column in range(inputs.k.shape[2]) if column not in taken]

@@ -12,7 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...attention_hooks.edits import Edit
-from ...attention_hooks.families import Family, layers_at, model_family, model_layers
+from ...attention_hooks.families import Family, every_layer, layers_at, model_family, model_layers
 from ...attention_hooks.observe import JOINED, Call
 from ...attention_hooks.token_maps import Where
 from ...attention_hooks.weigh import edited
@@ -56,7 +56,7 @@ class RegionalRun(Run):
     ):
         model = guider.model_patcher
         self.family: Family = model_family(model, NODE)
-        self.layers = model_layers(model, NODE)
+        self.layers = every_layer(model, NODE)
         self.regions = regions
         self.settings = settings
         self.mark = mark
@@ -67,6 +67,8 @@ class RegionalRun(Run):
         self.downscale = model.model.latent_format.spacial_downscale_ratio
         self.edit = Edit(NODE)
         self.acts = False
+        self.now: Tensor | None = None  # the places of all regions, [R, 1 or B, *size] on the CPU
+        self.shares: dict[tuple[Any, Where], Shares] = {}  # of these places, by cond and part of the batch
         self.conds: list[tuple[list, dict[str, Any]]] = []  # the prompts of this node, each in its list
         self.seen: dict[float, RegionStep] = {}  # by sigma
         if settings.isolate and self.family.kind != "joint":
@@ -88,9 +90,10 @@ class RegionalRun(Run):
         self.texts: Texts = join(self.regions, self.family, process)
         for _, cond in self.conds:
             check_base(cond, self.texts)
-        downsample, layers = layers_at(self.family, self.layers, None, NODE)
+        layers = model_layers(guider.model_patcher, NODE)
+        downsample, read = layers_at(self.family, layers, None, NODE)
         self.places.begin_run(
-            guider, self.family, layers, downsample, self.texts, [cond["uuid"] for _, cond in self.conds]
+            guider, self.family, read, downsample, self.texts, [cond["uuid"] for _, cond in self.conds]
         )
 
     def reads_attention(self, evaluation: Evaluation) -> bool:
@@ -110,7 +113,11 @@ class RegionalRun(Run):
             return
         x = evaluation.x
         self.batch = len(x)
-        self.now = self.places.at(self.batch, x.shape[2:])
+        now = self.places.at(self.batch, x.shape[2:])
+        if now is not self.now:
+            self.now = now
+            self.shares.clear()
+            self.edit.kept.clear()
         if not self.seen:
             self._check_places()
         own = {cond["uuid"] for _, cond in self.conds}
@@ -136,10 +143,13 @@ class RegionalRun(Run):
         if JOINED not in transformer_options:
             return transformer_options
         where = Where.of(call, transformer_options, self.batch, self.layers, NODE)
-        shares = {
-            uuid: self._shares(call, where, uuid) for uuid in transformer_options["uuids"] if uuid in self.active
-        }
-        edit = RegionalEdit(self.edit, self.regions, self.texts, self.isolate, shares)
+        for uuid in self.active.keys() & set(transformer_options["uuids"]):
+            if (uuid, where) not in self.shares:
+                self.shares[uuid, where] = self._shares(call, where, uuid)
+        shares = {uuid: self.shares[uuid, where] for uuid in self.active if (uuid, where) in self.shares}
+        self.edit.layers = len(self.layers)
+        joint = self.family.kind == "joint"
+        edit = RegionalEdit(self.edit, self.regions, self.texts, shares, joint, self.isolate)
         return edited(transformer_options, self.family, call, self.layers, edit)
 
     def _shares(self, call: Call, where: Where, uuid: Any) -> Shares:

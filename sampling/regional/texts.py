@@ -46,6 +46,12 @@ class Texts(NamedTuple):
     def length(self) -> int:
         return self.text.shape[1]
 
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The first column of each prompt, negative ones too."""
+        every = [kind for columns in self.columns for kind in (columns.prompt, columns.negative)]
+        return tuple(kind.start for kind in every if kind)
+
 
 class Process(NamedTuple):
     """What the host processes its prompts with."""
