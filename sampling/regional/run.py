@@ -143,10 +143,10 @@ class RegionalRun(Run):
         if JOINED not in transformer_options:
             return transformer_options
         where = Where.of(call, transformer_options, self.batch, self.layers, NODE)
-        for uuid in self.active.keys() & set(transformer_options["uuids"]):
-            if (uuid, where) not in self.shares:
-                self.shares[uuid, where] = self._shares(call, where, uuid)
-        shares = {uuid: self.shares[uuid, where] for uuid in self.active if (uuid, where) in self.shares}
+        for own in self.active.keys() & set(transformer_options["uuids"]):
+            if (own, where) not in self.shares:
+                self.shares[own, where] = self._shares(call, where, own)
+        shares = {own: self.shares[own, where] for own in self.active if (own, where) in self.shares}
         self.edit.layers = len(self.layers)
         joint = self.family.kind == "joint"
         edit = RegionalEdit(self.edit, self.regions, self.texts, shares, joint, self.isolate)
