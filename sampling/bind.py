@@ -17,6 +17,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..attention_hooks.families import CLIP_CHUNK, model_family
+from ..attention_hooks.observe import JOINED
 from ..guidance.structure import mean_values
 from ..words.phrases import check_phrases, phrase_columns
 from ..words.prompt import BOUND_KEY, CONDITIONING_KEY
@@ -86,7 +87,9 @@ def _sampler_sample(executor, guider: CFGGuider, sigmas: Tensor, extra_args: dic
         if values.keys().isdisjoint(uuids):
             return n, context, value
         chunks = zip(uuids, value.chunk(len(uuids)), strict=True)
-        return n, context, torch.cat([_laid_out(values[uuid], own) if uuid in values else own for uuid, own in chunks])
+        joined = options.get(JOINED, 0)
+        laid_out = [_laid_out(values[uuid], own, joined) if uuid in values else own for uuid, own in chunks]
+        return n, context, torch.cat(laid_out)
 
     options = extra_args["model_options"]
     transformer_options = options["transformer_options"]
@@ -121,6 +124,11 @@ def bound_values(guider: CFGGuider) -> dict[Any, Tensor]:
     return values
 
 
-def _laid_out(values: Tensor, like: Tensor) -> Tensor:
-    """values [1, N, C] as the host lays out the prompt that they belong to: [B, repeats * N, C]."""
-    return values.to(like).repeat(len(like), like.shape[1] // values.shape[1], 1)
+def _laid_out(values: Tensor, like: Tensor, joined: int) -> Tensor:
+    """values [1, N, C] as the host lays out the prompt that they belong to: [B, repeats * N + joined, C].
+
+    joined: tokens of other prompts behind it, which keep their values.
+    """
+    own = like.shape[1] - joined
+    repeated = values.to(like).repeat(len(like), own // values.shape[1], 1)
+    return torch.cat([repeated, like[:, own:]], dim=1) if joined else repeated

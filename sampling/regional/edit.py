@@ -43,7 +43,7 @@ class RegionalEdit(Edit):
         shares = self._shares.get(site.uuid)
         if shares is None:
             return None
-        apart = self._joint and isolated(site.count, self._isolate)[site.number]
+        apart = self._joint and isolated(site.layers, self._isolate)[site.number]
         key = id(shares), apart
         if key not in self.kept:
             self.kept[key] = shares, self._change(shares, apart)  # with the shares, so that their id stays theirs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -57,7 +56,8 @@ class Region:
     def name(self) -> str:
         """The words of its prompt, as far as they are known."""
         words = next((extra[CONDITIONING_KEY] for _, extra in self.conditioning if CONDITIONING_KEY in extra), None)
-        return "" if words is None else textwrap.shorten(" ".join(word_list(words)), LONGEST_NAME, placeholder="...")
+        text = "" if words is None else " ".join(word_list(words))
+        return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 3].rstrip()}..."
 
 
 def cover(place: Tensor | tuple[Box, ...] | None, batch: int, size: Sequence[int]) -> Tensor:

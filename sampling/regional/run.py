@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 APART = f"{PREFIX}.regional"  # what a cond has beside its text so that the host calls a model for it alone
+OTHER_TEXTS = {"HiDream": "its prompt in parts, of which only one can be joined"}  # by the name of the family
 FEWEST_CELLS = 4  # of the coarsest grid, for a region
 
 
@@ -170,7 +171,13 @@ class RegionalRun(Run):
         return Shares(text_length(item.cond) or 0, prompts, places)
 
     def end_forward(self, call: Call, transformer_options: dict[str, Any]) -> None:
+        """ValueError where the model was called with the joined prompts, but every layer saw all or none of them."""
         self.places.end_forward(call, transformer_options)
+        if JOINED in transformer_options and not self.edit.acted:
+            raise ValueError(
+                f"{NODE}: another node replaces or changes the attention of every layer, as those for attention "
+                "couple, NegPip or NAG do, so that no place could get its own prompt. Remove that node."
+            )
 
     def end_evaluation(self, evaluation: Evaluation, denoised: Tensor) -> None:
         if not self.acts:
@@ -213,9 +220,6 @@ class RegionalRun(Run):
         if not self.seen:
             self.warn_once("no step of this run is between start_percent and end_percent, so that nothing was changed.")
             return
-        if not self.edit.acted:
-            self.warn_once("no layer's attention could be changed, because another node replaces it. Remove that node.")
-            return
         first: dict[int, RegionStep] = {}  # samplers that evaluate a step more than once start at its sigma
         for seen in sorted(self.seen.values(), key=lambda seen: -seen.sigma):
             first.setdefault(seen.step, seen)
@@ -253,7 +257,10 @@ def patch_regional(
     Raises ValueError for a model whose attention cannot be changed, and for a conditioning that has regions already.
     """
     record = RegionRecord(NODE, "a sampler, with the conditioning that it gives")
-    model_family(model, NODE)
+    family = model_family(model, NODE)
+    if family.name in OTHER_TEXTS:
+        raise ValueError(f"{NODE}: {family.name} reads {OTHER_TEXTS[family.name]}, so that regions cannot have prompts "
+                         "of their own there. Use a model of another family.")
     if any(REGIONS_KEY in extra for _, extra in conditioning):
         raise ValueError(f"{NODE}: this conditioning has regions already. Chain all regions through previous, into one "
                          "Regional Prompts.")
