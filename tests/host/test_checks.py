@@ -33,7 +33,7 @@ def test_a_choice_that_is_none_is_named_with_those_there_are(sd15):
 def test_a_constant_in_the_place_of_a_link_is_named(model):
     with pytest.raises(ValueError, match=r"S-CFG .*model is a \w+, not a model"):
         SemanticGuidanceSCFG.execute(model, **DEFAULTS)
-    with pytest.raises(ValueError, match="Region Preview: regions is a int, not what S-CFG or Regional Prompts records"):
+    with pytest.raises(ValueError, match="Region Preview: regions is a int, not what S-CFG or Regional"):
         SemanticGuidanceRegionPreview.execute(1, {"samples": torch.zeros((1, 4, 8, 8))})
 
 
