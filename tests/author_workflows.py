@@ -12,13 +12,15 @@ import uuid
 from typing import NamedTuple
 
 import workflow_files
-from comfy_client import ComfyClient, Graph
+from comfy_client import Graph
 from comfy_server import comfy_server
 from front_end import front_end
 from paths import ROOT
+from playwright.sync_api import Page as BrowserPage
 from workflow_pages import PAGES, Page
 
-LAYOUT = """async ({graph, groups, title}) => {
+LAYOUT = """async ({graph, groups, title, app: shown}) => {
+  await app.extensionManager.command.execute('Comfy.NewBlankWorkflow');
   await app.loadApiJson(graph, title);
   const gap = 40, top = 120, width = 360;
   let x = 0;
@@ -34,7 +36,8 @@ LAYOUT = """async ({graph, groups, title}) => {
       const node = LiteGraph.createNode('MarkdownNote');
       app.graph.add(node);
       node.widgets[0].value = note;
-      place(node, 80 + 18 * Math.ceil(note.length / 48) + 10 * note.split('\\n').length);
+      const shown = note.replace(/\\]\\([^)]*\\)/g, '');  // links without their addresses
+      place(node, 80 + 18 * Math.ceil(shown.length / 48) + 10 * note.split('\\n').length);
     }
     for (const id of nodes) {
       const node = app.graph.getNodeById(id);
@@ -51,8 +54,19 @@ LAYOUT = """async ({graph, groups, title}) => {
     app.graph.add(group);
     x += width + gap + 40;
   }
+  if (shown) {
+    for (const [id, name, label] of shown.inputs) {
+      const node = app.graph.getNodeById(id);
+      if (!label) continue;
+      node.widgets.find(widget => widget.name === name).label = label;
+      node.inputs.find(input => input.widget?.name === name).label = label;
+    }
+    const inputs = shown.inputs.map(([id, name]) => [id, name]);
+    Object.assign(app.graph.extra, {linearMode: true, linearData: {inputs, outputs: shown.outputs}});
+  }
   app.graph.setDirtyCanvas(true, true);
-  return {saved: app.graph.serialize(), sent: (await app.graphToPrompt()).output};
+  const {workflow, output} = await app.graphToPrompt();
+  return JSON.stringify({saved: workflow, sent: output});
 }"""
 
 
@@ -61,23 +75,38 @@ class Saved(NamedTuple):
     sent: Graph  # API format, as the front end sends it
 
 
-def author(client: ComfyClient, graph: Graph, page: Page) -> Saved:
+def author(browser: BrowserPage, graph: Graph, page: Page) -> Saved:
     plain, numbers = workflow_files.numbered(graph)
     missing = set(graph) - {name for group in page.groups for name in group.nodes}
     if missing:
         raise ValueError(f"{page.title}: no group holds {', '.join(sorted(missing))}")
+    notes = [group.note for group in page.groups]
+    notes[0] += links(page.models)
     groups = [
-        {"name": group.name, "note": group.note, "nodes": [numbers[name] for name in group.nodes]}
-        for group in page.groups
+        {"name": group.name, "note": note, "nodes": [numbers[name] for name in group.nodes]}
+        for group, note in zip(page.groups, notes, strict=True)
     ]
-    with front_end(client.address) as browser:
-        saved, sent = browser.evaluate(
-            LAYOUT, {"graph": plain, "groups": groups, "title": page.title}
-        ).values()
+    app = page.app and {
+        "inputs": [[str(numbers[node]), widget, label] for node, widget, label in page.app.inputs],
+        "outputs": [str(numbers[node]) for node in page.app.outputs],
+    }
+    written = browser.evaluate(LAYOUT, {"graph": plain, "groups": groups, "title": page.title, "app": app})
+    saved, sent = json.loads(written).values()
     for number, node in plain.items():
         if sent[number]["inputs"] != node["inputs"]:
             raise ValueError(f"{page.title}: the front end sends {sent[number]} for {node}")
     return Saved(published(saved, page), sent)
+
+
+def links(models: list[dict[str, str]]) -> str:
+    """As the notes in the host's own templates name and link models."""
+    folders = dict.fromkeys(model["directory"] for model in models)
+    return "\n\n## Model links\n" + "".join(
+        f"\n**{folder}**\n\n" + "".join(
+            f"- [{model['name']}]({model['url']})\n" for model in models if model["directory"] == folder
+        )
+        for folder in folders
+    )
 
 
 def published(saved: dict, page: Page) -> dict:
@@ -103,10 +132,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="of tests/workflows; all by default")
     names = parser.parse_args().names or list(PAGES)
-    with comfy_server() as client:
+    with comfy_server() as client, front_end(client.address) as browser:
         for name in names:
             page = PAGES[name]
-            result = author(client, workflow_files.load(name), page)
+            result = author(browser, workflow_files.load(name), page)
             path = ROOT / "workflows" / f"{page.title}.json"
             path.write_text(json.dumps(result.saved, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             print(path.relative_to(ROOT))

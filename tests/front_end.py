@@ -27,7 +27,7 @@ def front_end(address: str, width: int = 1600, height: int = 1000) -> Iterator[P
 
 def enter(page: Page, address: str) -> None:
     """Load the front end, again if need be."""
-    page.goto(address, wait_until="domcontentloaded")
+    page.goto(address, wait_until="domcontentloaded", timeout=120_000)
     page.wait_for_function("window.app?.graph && app.extensionManager && !!window.LiteGraph", timeout=120_000)
     page.wait_for_function("Object.keys(LiteGraph.registered_node_types).length > 100", timeout=120_000)
     page.wait_for_timeout(2000)

@@ -19,6 +19,7 @@ from workflow_pages import PAGES, Page
 
 SIZE = (720, 480)
 SAVED = (480, 320)  # the front end shows them about 300 wide
+QUALITY = 75
 MARGIN = 24
 
 
@@ -42,9 +43,10 @@ def side_by_side(shown: list[Image.Image]) -> Image.Image:
 
 
 def our_nodes(graph: Graph, names: dict[str, str]) -> list[str]:
-    """Of the pack, each once. names: of each class, as users see them; what stands in parentheses is left out."""
+    """Of the pack, each once, but for prompts. names: of each class, as users see them, up to a parenthesis."""
     kinds = dict.fromkeys(node["class_type"] for node in graph.values())
-    return [names[kind].split(" (")[0] for kind in kinds if kind.startswith("SemanticGuidance")]
+    shown = [kind for kind in kinds if kind.startswith("SemanticGuidance") and kind != "SemanticGuidancePrompt"]
+    return [names[kind].split(" (")[0] for kind in shown]
 
 
 def main() -> None:
@@ -60,7 +62,7 @@ def main() -> None:
                 card = side_by_side(pictures(client, name, page))
             else:
                 card = poster(page.title, our_nodes(workflow_files.load(name), shown), SIZE)
-            card.resize(SAVED, Image.Resampling.LANCZOS).save(path, quality=80, optimize=True, progressive=True)
+            card.resize(SAVED, Image.Resampling.LANCZOS).save(path, quality=QUALITY, optimize=True, progressive=True)
             print(path.relative_to(ROOT))
 
 

@@ -12,6 +12,7 @@ STAND_INS = {
     "z_image_bf16.safetensors": "Z-Image",
     "qwen_image_fp8_e4m3fn.safetensors": "Qwen-Image",
     "flux-2-klein-base-4b.safetensors": "Flux.2 Klein",
+    "krea2_turbo_fp8_scaled.safetensors": "Krea 2",
     "wan2.1_t2v_1.3B_fp16.safetensors": "Wan 2.1",
 }  # see tests/stand_ins
 LOADERS = {"UNETLoader": 0, "CLIPLoader": 1, "VAELoader": 2}  # the stand-in's output in their place

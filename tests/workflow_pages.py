@@ -2,21 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Group(NamedTuple):
-    name: str
-    note: str
-    nodes: list[str]
-
-
-class Page(NamedTuple):
-    title: str  # file name, and what the template browser shows
-    models: list[dict[str, str]]  # for the front end's offer to download them
-    groups: list[Group]
-    shows: list[str]  # nodes whose pictures are on the thumbnail; none where it draws the graph instead
-
+from transformer_pages import TRANSFORMERS
+from workflow_page import PROMPT, SEED, WHAT_A_WORD_SEES, WHAT_IT_DID, WORDS, App, Group, Page
 
 SD15 = [{
     "name": "v1-5-pruned-emaonly-fp16.safetensors",
@@ -29,42 +16,6 @@ SDXL = [{
     "directory": "checkpoints",
 }]
 
-HUGGING_FACE = "https://huggingface.co/{}/resolve/main/split_files/{}/{}"
-
-
-def files(*places: tuple[str, str, str]) -> list[dict[str, str]]:
-    """Of (repository, folder, name) each. The host's own templates name the same files."""
-    return [
-        {"name": name, "url": HUGGING_FACE.format(repository, folder, name), "directory": folder}
-        for repository, folder, name in places
-    ]
-
-
-ANIMA = files(
-    ("circlestone-labs/Anima", "diffusion_models", "anima-base-v1.0.safetensors"),
-    ("circlestone-labs/Anima", "text_encoders", "qwen_3_06b_base.safetensors"),
-    ("circlestone-labs/Anima", "vae", "qwen_image_vae.safetensors"),
-)
-Z_IMAGE = files(
-    ("Comfy-Org/z_image", "diffusion_models", "z_image_bf16.safetensors"),
-    ("Comfy-Org/z_image_turbo", "text_encoders", "qwen_3_4b.safetensors"),
-    ("Comfy-Org/z_image_turbo", "vae", "ae.safetensors"),
-)
-QWEN_IMAGE = files(
-    ("Comfy-Org/Qwen-Image_ComfyUI", "diffusion_models", "qwen_image_fp8_e4m3fn.safetensors"),
-    ("Comfy-Org/Qwen-Image_ComfyUI", "text_encoders", "qwen_2.5_vl_7b_fp8_scaled.safetensors"),
-    ("Comfy-Org/Qwen-Image_ComfyUI", "vae", "qwen_image_vae.safetensors"),
-)
-KLEIN = files(
-    ("Comfy-Org/flux2-klein", "diffusion_models", "flux-2-klein-base-4b.safetensors"),
-    ("Comfy-Org/flux2-klein", "text_encoders", "qwen_3_4b.safetensors"),
-    ("Comfy-Org/flux2-dev", "vae", "flux2-vae.safetensors"),
-)
-WAN = files(
-    ("Comfy-Org/Wan_2.1_ComfyUI_repackaged", "diffusion_models", "wan2.1_t2v_1.3B_fp16.safetensors"),
-    ("Comfy-Org/Wan_2.1_ComfyUI_repackaged", "text_encoders", "umt5_xxl_fp8_e4m3fn_scaled.safetensors"),
-    ("Comfy-Org/Wan_2.1_ComfyUI_repackaged", "vae", "wan_2.1_vae.safetensors"),
-)
 
 SCFG_GROUPS = [
     Group(
@@ -72,7 +23,7 @@ SCFG_GROUPS = [
         "**S-CFG** gives every region of the picture its own CFG scale.\n\nChoose a checkpoint and write a prompt. "
         "*Prompt with Words* encodes it like CLIP Text Encode and remembers which tokens each word became, so that the "
         "regions can be named.",
-        ["loader", "positive", "negative", "latent"],
+        ["loader", "positive", "negative", "latent", "seed"],
     ),
     Group(
         "2  Guidance",
@@ -81,18 +32,8 @@ SCFG_GROUPS = [
         ["scfg", "guided", "plain"],
     ),
     Group("3  Pictures", "", ["guided_image", "plain_image", "save_guided", "save_plain"]),
-    Group(
-        "4  What it did",
-        "The regions are those the model itself drew at the chosen **step** (-1 is the last, 0 shows all). The second "
-        "picture shows the rate at every place: 1 is plain CFG.",
-        ["regions", "save_regions", "save_rates"],
-    ),
-    Group(
-        "5  What a word sees",
-        "One more forward pass shows where the model sees each word. The mask output works with every node that takes "
-        "a MASK.",
-        ["words", "save_words"],
-    ),
+    WHAT_IT_DID,
+    WHAT_A_WORD_SEES,
 ]
 
 ATTEND_EXCITE_GROUPS = [
@@ -100,7 +41,7 @@ ATTEND_EXCITE_GROUPS = [
         "1  Model and prompt",
         "**Attend-and-Excite** keeps subjects from being left out. Name two things that your model likes to "
         "merge or to forget.",
-        ["loader", "positive", "negative", "latent"],
+        ["loader", "positive", "negative", "latent", "seed"],
     ),
     Group("2  Without", "The same seed, sampled as usual.", ["plain", "plain_image", "save_plain"]),
     Group(
@@ -122,7 +63,7 @@ SEGA_GROUPS = [
         "1  Model and prompt",
         "**SEGA** changes a picture in one respect and keeps the seed. Start from a prompt whose picture you "
         "like.",
-        ["loader", "positive", "negative", "latent"],
+        ["loader", "positive", "negative", "latent", "seed"],
     ),
     Group("2  Without", "The same seed, sampled as usual.", ["plain", "plain_image", "save_plain"]),
     Group(
@@ -135,64 +76,50 @@ SEGA_GROUPS = [
     Group("4  With", "", ["edited", "edited_image", "save_edited"]),
 ]
 
-UNSEEN = "Tested with a tiny stand-in of this model; what it draws with the real one we have not seen."
-
-
-def guided(model: str, models: list[dict[str, str]], first: list[str], guiding: list[str], note: str = "") -> Page:
-    """S-CFG beside plain CFG, its regions, and word masks, with a model in three files."""
-    return Page(
-        f"{'S-CFG and SEGA' if 'sega' in guiding else 'S-CFG text to image'} ({model})",
-        models,
-        [
-            Group(
-                "1  Model and prompts",
-                f"The files and settings are those of ComfyUI's own {model} template. *Prompt with Words* encodes "
-                f"like CLIP Text Encode and remembers which tokens each word became.\n\n{UNSEEN}",
-                ["unet", "clip", "vae", *first, "positive", "negative", "latent"],
-            ),
-            Group(
-                "2  Guidance",
-                note or "**strength** 1 is the paper, 0 is plain CFG. This model has no start token that a foreground "
-                "could be told by, so **reference** is the whole image. Both samplers have the same seed.",
-                guiding,
-            ),
-            Group("3  Pictures", "", ["guided_image", "plain_image", "save_guided", "save_plain"]),
-            SCFG_GROUPS[3],
-            SCFG_GROUPS[4],
-        ],
-        [],
-    )
-
+SCFG_APP = App(
+    [PROMPT, WORDS, ("scfg", "strength", ""), SEED], ["save_guided", "save_plain", "save_regions", "save_words"]
+)
+ATTEND_EXCITE_APP = App([PROMPT, ("excite", "words", ""), SEED], ["save_excited", "save_plain", "curves"])
+SEGA_APP = App(
+    [PROMPT, ("words", "text", "change"), ("concept", "direction", ""), ("concept", "edit_guidance_scale", ""), SEED],
+    ["save_edited", "save_plain"],
+)
+SEEN_GROUPS = [
+    Group(
+        "1  A picture",
+        "Any latent will do: a sampled one as here, or a photograph through VAE Encode.",
+        ["loader", "positive", "negative", "latent"],
+    ),
+    Group("2  Sampling", "", ["sampler", "image", "save_image"]),
+    Group(
+        "3  Where the model sees the words",
+        "Write words or phrases of the prompt, separated by commas. **noise_level** is how much noise the "
+        "latent gets before the model looks at it: more noise shows where the model plans things, less noise "
+        "where it finds them.",
+        ["words", "save_words"],
+    ),
+    Group(
+        "4  As masks",
+        "One mask per word, in the order of the words. Connect them to any node that takes a MASK.",
+        ["mask_image", "save_masks"],
+    ),
+]
+SEEN_APP = App(
+    [PROMPT, WORDS, ("words", "noise_level", ""), ("sampler", "seed", "")], ["save_words", "save_image", "save_masks"]
+)
 
 SWEEP = {"0": "0", "2.5": "2_5", "5": "5", "10": "10", "20": "20"}  # edit_guidance_scale: the end of its nodes' names
 
 PAGES = {
-    "scfg_text_to_image": Page("S-CFG text to image (SD 1.5)", SD15, SCFG_GROUPS, ["save_guided", "save_regions"]),
-    "scfg_text_to_image_sdxl": Page("S-CFG text to image (SDXL)", SDXL, SCFG_GROUPS, ["save_guided", "save_rates"]),
-    "see_what_a_word_sees": Page(
-        "See what a word sees",
-        SD15,
-        [
-            Group(
-                "1  A picture",
-                "Any latent will do: a sampled one as here, or a photograph through VAE Encode.",
-                ["loader", "positive", "negative", "latent"],
-            ),
-            Group("2  Sampling", "", ["sampler", "image", "save_image"]),
-            Group(
-                "3  Where the model sees the words",
-                "Write words or phrases of the prompt, separated by commas. **noise_level** is how much noise the "
-                "latent gets before the model looks at it: more noise shows where the model plans things, less noise "
-                "where it finds them.",
-                ["words", "save_words"],
-            ),
-            Group(
-                "4  As masks",
-                "One mask per word, in the order of the words. Connect them to any node that takes a MASK.",
-                ["mask_image", "save_masks"],
-            ),
-        ],
-        ["save_image", "save_words"],
+    "scfg_text_to_image": Page(
+        "S-CFG text to image (SD 1.5)", SD15, SCFG_GROUPS, ["save_guided", "save_regions"], SCFG_APP
+    ),
+    "scfg_text_to_image_sdxl": Page(
+        "S-CFG text to image (SDXL)", SDXL, SCFG_GROUPS, ["save_guided", "save_rates"], SCFG_APP
+    ),
+    "see_what_a_word_sees": Page("See what a word sees", SD15, SEEN_GROUPS, ["save_image", "save_words"], SEEN_APP),
+    "see_what_a_word_sees_sdxl": Page(
+        "See what a word sees (SDXL)", SDXL, SEEN_GROUPS, ["save_image", "save_words"], SEEN_APP
     ),
     "inpaint_by_a_word": Page(
         "Inpaint by a word",
@@ -218,11 +145,23 @@ PAGES = {
             Group("5  After", "", ["inpainted", "save_inpainted"]),
         ],
         ["save_image", "save_inpainted"],
+        App(
+            [PROMPT, WORDS, ("new_prompt", "text", "new prompt"), ("grow", "expand", ""), ("sampler", "seed", "")],
+            ["save_inpainted", "save_image", "save_words"],
+        ),
     ),
-    "attend_excite": Page("Attend-and-Excite (SD 1.5)", SD15, ATTEND_EXCITE_GROUPS, ["save_plain", "save_excited"]),
-    "attend_excite_sdxl": Page("Attend-and-Excite (SDXL)", SDXL, ATTEND_EXCITE_GROUPS, ["save_plain", "save_excited"]),
-    "sega_edit": Page("SEGA concept editing (SD 1.5)", SD15, SEGA_GROUPS, ["save_plain", "save_edited"]),
-    "sega_edit_sdxl": Page("SEGA concept editing (SDXL)", SDXL, SEGA_GROUPS, ["save_plain", "save_edited"]),
+    "attend_excite": Page(
+        "Attend-and-Excite (SD 1.5)", SD15, ATTEND_EXCITE_GROUPS, ["save_plain", "save_excited"], ATTEND_EXCITE_APP
+    ),
+    "attend_excite_sdxl": Page(
+        "Attend-and-Excite (SDXL)", SDXL, ATTEND_EXCITE_GROUPS, ["save_plain", "save_excited"], ATTEND_EXCITE_APP
+    ),
+    "sega_edit": Page(
+        "SEGA concept editing (SD 1.5)", SD15, SEGA_GROUPS, ["save_plain", "save_edited"], SEGA_APP
+    ),
+    "sega_edit_sdxl": Page(
+        "SEGA concept editing (SDXL)", SDXL, SEGA_GROUPS, ["save_plain", "save_edited"], SEGA_APP
+    ),
     "guidance_over_time": Page(
         "Guidance over time (SD 1.5)",
         SD15,
@@ -295,7 +234,7 @@ PAGES = {
             Group(
                 "1  A picture",
                 "A prompt and a seed whose layout you like.",
-                ["loader", "positive", "negative", "latent"],
+                ["loader", "positive", "negative", "latent", "seed"],
             ),
             Group("2  Before", "", ["sampler", "image", "save_image"]),
             Group(
@@ -316,6 +255,10 @@ PAGES = {
             ),
         ],
         ["save_image", "save_again"],
+        App(
+            [PROMPT, WORDS, ("region_prompt", "text", "prompt of the region"), ("grow", "expand", ""), SEED],
+            ["save_again", "save_image"],
+        ),
     ),
     "sega_scale_sweep": Page(
         "SEGA scale sweep (SD 1.5)",
@@ -342,43 +285,5 @@ PAGES = {
         ],
         ["save_sweep"],
     ),
-    "scfg_anima": guided("Anima", ANIMA, [], ["scfg", "guided", "plain"]),
-    "scfg_z_image": guided("Z-Image", Z_IMAGE, ["shift"], ["scfg", "guided", "plain"]),
-    "scfg_sega_qwen_image": guided(
-        "Qwen-Image", QWEN_IMAGE, ["shift"], ["concept_words", "concept", "sega", "scfg", "guided", "plain"],
-        "**SEGA** paints the balloon red, **S-CFG** gives every region its own scale. At 0, **edit_guidance_scale** "
-        "leaves out the edit and **strength** leaves out S-CFG. Both samplers have the same seed.",
-    ),
-    "scfg_flux2_klein": guided(
-        "Flux.2 Klein", KLEIN, [],
-        ["noise", "sampler", "sigmas", "scfg", "guider", "guided", "plain_guider", "plain"],
-        "Both guiders share noise, sampler and schedule. Use a *base* model with a cfg above 1, as here: the distilled "
-        "ones run at cfg 1, where there is no guidance to divide.",
-    ),
-    "scfg_wan": Page(
-        "S-CFG text to video (Wan 2.1)",
-        WAN,
-        [
-            Group(
-                "1  Model and prompts",
-                "The files and settings are those of ComfyUI's own Wan 2.1 template. *Prompt with Words* encodes like "
-                f"CLIP Text Encode and remembers which tokens each word became.\n\n{UNSEEN}",
-                ["unet", "clip", "vae", "shift", "positive", "negative", "latent"],
-            ),
-            Group(
-                "2  Guidance",
-                "**strength** 1 is the paper, 0 is plain CFG. A region is a tube: one word keeps one scale through the "
-                "whole clip. Four frames of the video share one frame of the latent, and with it their regions.",
-                ["scfg", "guided"],
-            ),
-            Group("3  Video", "", ["guided_image", "video", "save_video"]),
-            Group("4  What it did", "The regions in every frame of the latent.", ["regions", "save_regions"]),
-            Group(
-                "5  What a word sees",
-                "One more forward pass shows where the model sees each word: a mask and a heat map for each frame.",
-                ["words", "save_words"],
-            ),
-        ],
-        [],
-    ),
+    **TRANSFORMERS,
 }

@@ -36,9 +36,10 @@ def test_a_workflow_opens_without_complaint_and_sends_what_it_should(user, displ
     expected = json.loads(FILES[title].read_text(encoding="utf-8"))["nodes"]
     assert sorted(node["type"] for node in shown) == sorted(node["type"] for node in expected)
     assert not any(node["wrong"] for node in shown)
-    for node in shown:
-        assert node["title"] == display_names.get(node["type"], "Markdown Note")
     graph, _ = workflow_files.numbered(workflow_files.load(name))
+    own = {node["class_type"]: node["_meta"]["title"] for node in graph.values() if "_meta" in node}
+    for node in shown:
+        assert node["title"] == own.get(node["type"], display_names.get(node["type"], "Markdown Note"))
     assert user.sent() == {number: node["inputs"] for number, node in graph.items()}
     assert user.alerts() == []
     assert user.console == []

@@ -32,6 +32,9 @@ def pictures(comfy: ComfyClient, outputs: dict[str, dict], node: str) -> list[np
 
 @pytest.mark.parametrize("name", workflow_files.names())
 def test_a_workflow_runs_and_every_picture_shows_something(comfy, name):
+    stands_for = workflow_files.stand_in(workflow_files.load(name))
+    if stands_for and stands_for not in json.dumps(comfy.object_info("StandInLoader")):
+        pytest.skip(f"this ComfyUI has no {stands_for}")
     outputs = comfy.run(small(name))
     saving = [node for node in outputs if "images" in outputs[node]]
     assert saving

@@ -4,10 +4,13 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from host import tiny_dit
 
-from .text import text_encoder
+from .text import ENCODERS, text_encoder
 from .vae import StandInVAE
 
-MODELS = {"Anima": "anima", "Z-Image": "zimage", "Qwen-Image": "qwen", "Flux.2 Klein": "flux2", "Wan 2.1": "wan"}
+MODELS = {
+    "Anima": "anima", "Z-Image": "zimage", "Qwen-Image": "qwen", "Flux.2 Klein": "flux2", "Krea 2": "krea2",
+    "Wan 2.1": "wan",
+}  # fmt: skip
 
 
 class StandInLoader(io.ComfyNode):
@@ -18,7 +21,7 @@ class StandInLoader(io.ComfyNode):
             display_name="Load Stand-in",
             category="loaders/stand-ins",
             description="Loads a tiny model with random weights in place of a real one of its class.",
-            inputs=[io.Combo.Input("name", options=list(MODELS))],
+            inputs=[io.Combo.Input("name", options=[name for name in MODELS if name in ENCODERS])],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
         )
 

@@ -19,6 +19,12 @@ from comfy.supported_models_base import ClipTarget
 from host.tiny import randomise
 from host.tiny_dit import WIDTH
 
+try:
+    import comfy.text_encoders.qwen3vl as qwen3vl
+    from comfy.text_encoders.krea2 import Krea2TEModel, Krea2Tokenizer
+except ImportError:
+    qwen3vl = None  # an older ComfyUI, without Krea 2
+
 QWEN = dict(
     hidden_size=WIDTH, intermediate_size=WIDTH, num_hidden_layers=3, num_attention_heads=1, num_key_value_heads=1
 )
@@ -29,20 +35,20 @@ SENTENCES = [
 ]
 
 
-class LanguageModelOnly(llama.Qwen25_7BVLI):
-    """Qwen 2.5 VL without its eyes, whose 600 million weights the host makes at any size."""
+def without_eyes(kind: type, config_of: type, **options) -> partial:
+    """An encoder with the language model alone: its eyes have hundreds of millions of weights at any size."""
 
-    def __init__(self, config, dtype, device, operations) -> None:
-        torch.nn.Module.__init__(self)
-        known = llama.Qwen25_7BVLI_Config(**config)
-        self.num_layers, self.dtype = known.num_hidden_layers, dtype
-        self.model = llama.Llama2_(known, device=device, dtype=dtype, ops=operations)
+    class LanguageModelOnly(kind):
+        def __init__(self, config, dtype, device, operations) -> None:
+            torch.nn.Module.__init__(self)
+            known = config_of(**config)
+            self.num_layers, self.dtype = known.num_hidden_layers, dtype
+            self.model = llama.Llama2_(known, device=device, dtype=dtype, ops=operations)
 
-
-qwen25 = partial(
-    SDClipModel, textmodel_json_config={}, special_tokens={"pad": 151643}, layer_norm_hidden_state=False,
-    model_class=LanguageModelOnly, enable_attention_masks=True, return_attention_masks=True,
-)
+    return partial(
+        SDClipModel, textmodel_json_config={}, special_tokens={"pad": 151643}, layer_norm_hidden_state=False,
+        model_class=LanguageModelOnly, enable_attention_masks=True, return_attention_masks=True, **options,
+    )
 
 
 class Encoder(NamedTuple):
@@ -56,7 +62,10 @@ ENCODERS = {
     "Z-Image": Encoder(z_image.ZImageTokenizer, z_image.ZImageTEModel, {"qwen3_4b_model_config": QWEN}),
     "Qwen-Image": Encoder(
         qwen_image.QwenImageTokenizer, qwen_image.QwenImageTEModel,
-        {"qwen25_7b_model_config": QWEN, "qwen25_7b_class": qwen25},
+        {
+            "qwen25_7b_model_config": QWEN,
+            "qwen25_7b_class": without_eyes(llama.Qwen25_7BVLI, llama.Qwen25_7BVLI_Config),
+        },
     ),
     "Flux.2 Klein": Encoder(
         flux.KleinTokenizer, flux.klein_te(),
@@ -64,6 +73,11 @@ ENCODERS = {
     ),
     "Wan 2.1": Encoder(wan.WanT5Tokenizer, wan.WanT5Model, {"umt5xxl_model_config": UMT5}),
 }
+if qwen3vl:
+    two_layers = without_eyes(qwen3vl.Qwen3VL, llama.Qwen3VL_4BConfig, layer=[1, 2], layer_idx=None)
+    ENCODERS["Krea 2"] = Encoder(
+        Krea2Tokenizer, Krea2TEModel, {"qwen3vl_4b_model_config": QWEN, "qwen3vl_4b_class": two_layers},
+    )
 
 
 def text_encoder(name: str) -> comfy.sd.CLIP:
