@@ -42,6 +42,7 @@ class Family(NamedTuple):
     chunk: int = 0  # text tokens from one start token to the next; 0: there is none worth reading
     clip_features: int = 0  # of the columns that CLIP made, where another encoder's follow, which are not read
     padded_in_front: bool = False  # whether the model makes the text longer, in front
+    longest: str = ""  # the model's attribute that holds how many tokens of text it takes, where it leaves out the rest
     token_ids: str = ""  # in a conditioning, of which the model makes its columns instead of the conditioning's own
     until_eot: bool = False  # Attend-and-Excite: words compete until their chunk's end token, padding does not
     gradient: str | None = None  # why attention has no gradient by the latent; None where it has
@@ -123,7 +124,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("CogVideoX", ("CogVideoX",), "joint", stacks(square(frames="patch_size_t"), True, block="blocks"),
            Sequence(text, image), keyed=False),
     Family("PixelDiT", ("PixelDiTT2I", "PiD"), "joint", stacks(square(), True, patch="patch_blocks"),
-           Sequence(text, image), keyed=False, gradient=IN_PLACE),
+           Sequence(text, image), keyed=False, gradient=IN_PLACE, longest="txt_max_length"),
     Family("HiDream", ("HiDream",), "joint",
            stacks(square(), True, double="double_stream_blocks", single="single_stream_blocks"),
            Sequence(image, text, *2 * [tokens("encoder_hidden_states_llama3")]), keyed=False, gradient=TRAINING),

@@ -91,11 +91,23 @@ class RegionalRun(Run):
         self.texts: Texts = join(self.regions, self.family, process)
         for _, cond in self.conds:
             check_base(cond, self.texts)
+            self._check_length(guider, cond)
         layers = model_layers(guider.model_patcher, NODE)
         downsample, read = layers_at(self.family, layers, None, NODE)
         self.places.begin_run(
             guider, self.family, read, downsample, self.texts, [cond["uuid"] for _, cond in self.conds]
         )
+
+    def _check_length(self, guider: CFGGuider, cond: dict[str, Any]) -> None:
+        if not self.family.longest:
+            return
+        most = getattr(guider.inner_model.diffusion_model, self.family.longest)
+        tokens = (text_length(cond) or 0) + self.texts.length
+        if tokens > most:
+            raise ValueError(
+                f"{NODE}: {self.family.name} takes {most} tokens of text, and these prompts have {tokens} together. "
+                "Shorten them, or leave some of the regions out."
+            )
 
     def reads_attention(self, evaluation: Evaluation) -> bool:
         return evaluation.sigma_value in self.range
