@@ -93,9 +93,10 @@ class Run:
             log.warning("%s: %s", self.node, message)
 
 
-def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -> str:
+def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run], outermost: bool = False) -> str:
     """Let `model` (a clone) make a Run from the guider and the sigmas (on the CPU) whenever sampling starts.
 
+    outermost: before those of other nodes, which then find what it does.
     Returns the key under which current_run finds it in the options that the host passes around.
     """
     key = f"{PREFIX}.{uuid.uuid4().hex}"
@@ -148,17 +149,22 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run]) -
             run.end_forward(call, transformer_options)
         return output
 
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, PREFIX, outer_sample)
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, PREFIX, sampler_sample)
-    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, PREFIX, predict_noise)
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, PREFIX, apply_model)
+    for kind, wrapper in (
+        (WrappersMP.OUTER_SAMPLE, outer_sample), (WrappersMP.SAMPLER_SAMPLE, sampler_sample),
+        (WrappersMP.PREDICT_NOISE, predict_noise), (WrappersMP.APPLY_MODEL, apply_model),
+    ):
+        if outermost:
+            add_outermost(model, kind, wrapper)
+        else:
+            model.add_wrapper_with_key(kind, PREFIX, wrapper)
     return key
 
 
 def add_outermost(model: ModelPatcher, kind: str, wrapper: Callable) -> None:
-    """Let `wrapper` be called before those that `model` (a clone) has, whichever nodes they come from."""
-    others = model.wrappers.get(kind, {})
-    model.wrappers[kind] = {OUTERMOST: [*others.get(OUTERMOST, []), wrapper], **others}
+    """Let `wrapper` be called before those that `model` (a clone) has or gets, whichever nodes they come from."""
+    others = {key: wrappers for key, wrappers in model.wrappers.get(kind, {}).items() if key != OUTERMOST}
+    own = model.wrappers.get(kind, {}).get(OUTERMOST, [])
+    model.wrappers[kind] = {OUTERMOST: [wrapper, *own], **others}
 
 
 def without_runs(model: ModelPatcher) -> ModelPatcher:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from comfy.conds import CONDConstant
+from comfy.model_management import is_oom
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from ...attention_hooks.token_maps import Where
 from ...attention_hooks.weigh import edited
 from ...guidance.regions import prompt_shares
 from ..conds import REGIONS_KEY, active_conds, text_length
+from ..post_cfg import name_of
 from ..record import fingerprint
 from ..region_record import Region as ShownRegion
 from ..region_record import RegionRecord, Regions, RegionStep
@@ -280,7 +282,7 @@ def patch_regional(
         return model, conditioning, record
     model = model.clone()
     mark = uuid.uuid4().hex
-    key = add_run(model, lambda guider, sigmas: RegionalRun(guider, sigmas, regions, settings, mark, record))
+    key = add_run(model, lambda guider, sigmas: RegionalRun(guider, sigmas, regions, settings, mark, record), True)
 
     def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
                        *args, **kwargs):
@@ -294,7 +296,17 @@ def patch_regional(
         run = transformer_options.get(key)
         if run is not None:
             c_crossattn, kwargs, transformer_options = run.join(c_crossattn, kwargs, transformer_options)
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
+        try:
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
+        except RuntimeError as error:
+            patches = transformer_options.get("patches", {})
+            names = ", ".join(dict.fromkeys(map(name_of, patches.get("attn2_patch", []))))
+            if JOINED not in transformer_options or not names or is_oom(error):
+                raise
+            raise ValueError(
+                f"{NODE}: another node changes the model's attention to the text ({names}), and the model fails with "
+                f"the prompts of regions in it ({error}). Leave it or this node out."
+            ) from error
 
     model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, PREFIX, sampler_sample)
     add_outermost(model, WrappersMP.APPLY_MODEL, apply_model)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from semantic_guidance.nodes.region import SemanticGuidanceRegion
 from semantic_guidance.nodes.regions import SemanticGuidanceRegions
+from semantic_guidance.sampling.conds import REGIONS_KEY
 from semantic_guidance.sampling.region_record import RegionRecord
 
 LEFT, RIGHT, WHOLE = torch.zeros(1, *SIZE), torch.ones(1, *SIZE), torch.ones(1, *SIZE)
@@ -48,3 +49,18 @@ def regional(model, *settings: dict, base: list | None = None, **options) -> Reg
     base = tiny.prompt(0) if base is None else base
     options = {**defaults(SemanticGuidanceRegions), **options}
     return Regional(*SemanticGuidanceRegions.execute(model, base, chain(*(settings or HALVES)), **options).result)
+
+
+def in_regions(model, *settings: dict, **options):
+    """A model that samples any positive prompt with regions, as if it came from the node."""
+    made = regional(model, *(settings or HALVES[:1]), **options)
+    mark = made.positive[0][1][REGIONS_KEY]
+
+    def outer_sample(executor, *args, **kwargs):
+        for name, conds in executor.class_obj.conds.items():
+            for cond in conds if name != "negative" else ():
+                cond[REGIONS_KEY] = mark
+        return executor(*args, **kwargs)
+
+    made.model.add_wrapper_with_key("outer_sample", "test", outer_sample)
+    return made.model

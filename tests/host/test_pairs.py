@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from host import attend_excite_runs, scfg_runs, schedule_runs, sega_runs, tiny
+from host import attend_excite_runs, regional_runs, scfg_runs, schedule_runs, sega_runs, tiny
 from host.scfg_runs import relative, run
 
 from semantic_guidance.sampling.word_mask import word_maps
@@ -28,7 +28,11 @@ def with_schedule(model) -> tuple:
     return schedule_runs.scheduled(model), None
 
 
-NODES = [with_scfg, with_sega, with_attend_excite, with_schedule]
+def with_regions(model) -> tuple:
+    return regional_runs.in_regions(model), None
+
+
+NODES = [with_scfg, with_sega, with_attend_excite, with_schedule, with_regions]
 
 
 def stacked(model, nodes) -> tuple:
