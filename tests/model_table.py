@@ -1,16 +1,17 @@
-"""The tables of model families in docs/models.md, from the code: `python -m model_table` writes them."""
+"""The tables of model families in docs/models.md and README.md, from the code: `python -m model_table` writes them."""
 
 from __future__ import annotations
 
 import figures
 from paths import use_host
 
-PAGE = "models.md"
+PAGE, SHORT_PAGE = "models.md", "../README.md"
 HEADS = (
     ["family", "Word Mask", "S-CFG, by", "SEGA", "Attend-and-Excite", "video", "tested as"],
     ["why not", "families"],
     ["ComfyUI's class", "why its attention is not read"],
 )
+SHORT_HEAD = ["models", "Word Mask, SEGA", "S-CFG, at cfg above 1", "Attend-and-Excite"]
 
 
 def tables() -> tuple[list[list[str]], ...]:
@@ -43,10 +44,22 @@ def tables() -> tuple[list[list[str]], ...]:
     return rows, refused, [[name, reason] for name, reason in REFUSED.items()]
 
 
+def short(families: list[list[str]]) -> list[list[str]]:
+    """The families that do the same, in one row each."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, _, _, _, excite, video, _ in families:
+        alike.setdefault((excite, video), []).append(name)
+    return [
+        [f"{'video: ' if video else ''}{', '.join(names)}", "yes", "yes", excite]
+        for (excite, video), names in sorted(alike.items(), reverse=True, key=lambda item: (item[0][1] == "", item[0]))
+    ]
+
+
 def main() -> None:
     use_host()
     for head, rows in zip(HEADS, tables(), strict=True):
         figures.write(PAGE, head, rows)
+    figures.write(SHORT_PAGE, SHORT_HEAD, short(tables()[0]))
 
 
 if __name__ == "__main__":

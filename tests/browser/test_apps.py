@@ -13,7 +13,7 @@ RENDERER = "Comfy.VueNodes.Enabled"
 NEW_PROMPT = "a cat and a balloon on a hill"
 
 
-@pytest.fixture(params=[False, True], ids=["canvas", "nodes 2.0"], scope="module")
+@pytest.fixture(params=[False, True], ids=["canvas", "nodes2"], scope="module")
 def renderer(comfy, shared_user, request):
     before = shared_user.page.evaluate(f"app.extensionManager.setting.get('{RENDERER}')")
 
