@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 CLIP_CHUNK = 77  # CLIP text encoders emit chunks of 77 tokens, each with a start token of its own
+NEAREST = 16  # positions along the side of the grid on which Attend-and-Excite looks for subjects
+POOL = 2  # positions of a transformer, along either side, that are then seen as one
 OPEN_CLIP_WIDTH = 1024  # of the text of SD 2.x; SD 1.x has 768
 
 IN_PLACE = "its blocks change the picture's values in place, which a gradient does not survive"
@@ -217,6 +220,26 @@ def layers_at(family: Family, layers: list[Layer], downsample: int | None, node:
             f"{', '.join(f'1/{d}' for d in present)}. Choose one of these, or auto."
         )
     return downsample, [layer for layer in layers if layer.downsample in (downsample, 2 * downsample)]
+
+
+def layers_near(
+    family: Family, layers: list[Layer], downsample: int | None, latent: tuple[int, int], node: str
+) -> tuple[int, list[Layer]]:
+    """The layers of one grid, as Attend-and-Excite averages them, and how much coarser than the latent [H, W] it is.
+
+    downsample None: the grid whose number of positions is nearest to 16x16. The middle block alone, as it is for SD 1.x
+    at the coarsest grid, is not among the paper's layers and is chosen only where there is nothing else. All layers of
+    a transformer have one grid, whose positions are taken together by 2 x 2: 16x16 for a latent of 64x64, as well.
+    """
+    if family.kind != "unet":
+        downsample, layers = layers_at(family, layers, downsample, node)
+        return POOL * downsample, layers
+    outside = [layer for layer in layers if layer.block[0] != "middle"]
+    present = sorted({layer.downsample for layer in outside or layers})
+    if downsample is None:
+        positions = {d: math.prod(-(-size // d) for size in latent) for d in present}
+        downsample = min(present, key=lambda d: abs(math.log(positions[d] / NEAREST**2)))
+    return downsample, [layer for layer in layers if layer.downsample == downsample]
 
 
 def _spread(family: Family, layers: list[Layer]) -> list[Layer]:

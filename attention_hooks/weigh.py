@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -75,7 +75,7 @@ class _Editor:
         self.numbers = {layer: number for number, layer in enumerate(layers)}
         self.watcher = watcher_of(family, call, self.numbers, self._note, alone=True)
         self._found: Observation | None = None
-        self._resized: dict[tuple[int, Grid], tuple[Any, Any]] = {}  # with what was resized, so that its id stays its
+        self._resized: dict[tuple, tuple[Tensor, Tensor]] = {}  # with what was resized, so that its id stays its
 
     def joined_by(self, edit: Edit) -> _Editor:
         self.edits = (*self.edits, edit)
@@ -192,11 +192,11 @@ class _Editor:
             if layer in edit.acted:
                 edit.acted[layer] = how
 
-    def resized(self, values: Any, grid: Grid, resize) -> Any:
-        """resize(values, grid), once a forward."""
-        key = (id(values), grid)
+    def resized(self, resize: Callable[..., Tensor], values: Tensor, grid: Grid, *settings: Any) -> Tensor:
+        """resize(values, grid, *settings), once a forward."""
+        key = (resize, id(values), grid, *settings)
         if key not in self._resized:
-            self._resized[key] = (values, resize(values, grid))
+            self._resized[key] = (values, resize(values, grid, *settings))
         return self._resized[key][1]
 
 
@@ -242,14 +242,12 @@ class _Chunk:
             yield tuple(columns), [self._on_grid(groups[number][1].weight) for number in members]
 
     def _on_grid(self, weight: Any) -> Any:
+        resized, grid, device = self.editor.resized, self.seen.grid, self.inputs.q.device
+        if isinstance(weight, ByOwner) and self.hard:
+            return Hard(resized(_nearest, weight.owners, grid), weight.weights)
         if isinstance(weight, ByOwner):
-            if self.hard:
-                owners = self.editor.resized(weight.owners, self.seen.grid, _nearest)
-                return Hard(owners, weight.weights)
-            weight = sum((weight.owners == number).float() * each for number, each in enumerate(weight.weights))
-        if isinstance(weight, Tensor):
-            return self.editor.resized(weight, self.seen.grid, on_grid).to(self.inputs.q.device)
-        return float(weight)
+            return resized(_by_owner, weight.owners, grid, weight.weights, device)
+        return resized(_on_device, weight, grid, device) if isinstance(weight, Tensor) else float(weight)
 
     def attention(self) -> Tensor:
         """[B, heads, Q, d]"""
@@ -404,6 +402,16 @@ def on_grid(values: Tensor, grid: Grid) -> Tensor:
     else:
         values = F.interpolate(values, size=grid, mode="trilinear", align_corners=False)
     return values.flatten(1)
+
+
+def _on_device(values: Tensor, grid: Grid, device: torch.device) -> Tensor:
+    return on_grid(values, grid).to(device)
+
+
+def _by_owner(owners: Tensor, grid: Grid, weights: tuple[float, ...], device: torch.device) -> Tensor:
+    """The weight of each place's owner as a map, with borders that are as soft as the owners' cells are large."""
+    weight = torch.stack([(owners == number) * each for number, each in enumerate(weights)]).sum(dim=0)
+    return _on_device(weight, grid, device)
 
 
 def _nearest(owners: Tensor, grid: Grid) -> Tensor:

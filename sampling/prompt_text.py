@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..attention_hooks.families import Family
-from ..words.phrases import phrase_columns, token_labels
+from ..words.phrases import find_every, phrase_columns, token_labels
 from ..words.prompt import CONDITIONING_KEY, PromptWords
 from .conds import text_length
 
@@ -44,6 +45,29 @@ def prompt_text(cond: dict[str, Any], family: Family) -> PromptText | None:
     moved = length - encoded.shape[1] if family.padded_in_front else 0
     compared = _clip_columns(encoded, family) if family.clip_features else length
     return PromptText(length, compared, moved, words, cond.get(family.token_ids))
+
+
+def phrase_places(
+    cond: dict[str, Any], family: Family, phrases: Sequence[str]
+) -> tuple[int, tuple[tuple[int, ...], ...]]:
+    """How many tokens a processed cond's text has, and the columns of every place of each phrase in it.
+
+    Of all encoders whose columns the model attends to: SD 3 has a word in those of CLIP and in those of T5.
+    """
+    text = prompt_text(cond, family)
+    if text is None:
+        return 0, ((),) * len(phrases)
+    several = [text.words] if text.words is None or not text.words.parts else [
+        text.words._replace(words=part.words) for part in text.words.parts
+    ]
+    columns = []
+    for phrase in phrases:
+        found = {
+            column + text.moved for words in several
+            for column in phrase_columns(words, text.length - text.moved, phrase, find_every)
+        }
+        columns.append(tuple(sorted(column for column in found if column < text.length)))
+    return text.length, tuple(columns)
 
 
 def word_columns(cond: dict[str, Any], text: PromptText) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from comfy.samplers import calc_cond_batch
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
-from ...attention_hooks.families import Family
+from ...attention_hooks.families import POOL, Family
 from ...attention_hooks.layouts import Layer
 from ...attention_hooks.observe import Call, Observation, visible_layers, watch
 from ...attention_hooks.override import OVERRIDE, Override
@@ -29,7 +29,6 @@ from .subjects import Maps, Subjects, SubjectTokens
 
 log = logging.getLogger(__name__)
 FP16_LOSS_SCALE = 2.0**12
-POOL = 2  # positions of a transformer, along either side, that are seen as one
 
 
 class _Enough(Exception):

@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.utils import ProgressBar
 from torch import Tensor
 
-from ...attention_hooks.families import FAMILIES, Family, layers_at, model_family, model_layers
+from ...attention_hooks.families import FAMILIES, Family, layers_at, layers_near, model_family, model_layers
 from ...attention_hooks.layouts import Layer
 from ...guidance.attend_excite import Excitation, Excited, Step, excite, schedule
 from ...words.phrases import check_phrases
@@ -20,7 +20,7 @@ from ..run import PREFIX, Evaluation, Run, add_run, current_run
 from .frozen_layers import check_differentiable
 from .gradient import AttentionGradient
 from .neighbours import columns_per_token
-from .plan import NODE, layers_for, plan_steps, variances
+from .plan import NODE, plan_steps, variances
 from .step_latent import StepLatent, follow_steps
 from .subjects import Subjects, SubjectTokens, subject_tokens
 from .trace import AttentionRecord, Trace, TraceStep
@@ -95,7 +95,8 @@ class AttendExciteRun(Run):
         subjects = Subjects(active, self.tokens, len(self.settings.words))
         if not subjects.active:
             return
-        downsample, layers = layers_for(self.family, self.layers, self.settings.downsample, tuple(x.shape[-2:]))
+        finest, size = self.settings.downsample, tuple(x.shape[-2:])
+        downsample, layers = layers_near(self.family, self.layers, finest, size, NODE)
         dtype = guider.inner_model.get_dtype_inference()
         self.gradient = gradient_of = self.gradient or AttentionGradient(NODE, self.family, layers, dtype)
         excitation = self.settings.excitation

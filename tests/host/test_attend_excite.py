@@ -17,11 +17,11 @@ from host.attend_excite_runs import excited, in_inference_mode, run, traced, wit
 from host.scfg_runs import relative, with_regions
 from host.sega_runs import with_sega
 
-from semantic_guidance.attention_hooks.families import model_family, model_layers
+from semantic_guidance.attention_hooks.families import layers_near, model_family, model_layers
 from semantic_guidance.guidance.attend_excite import Excitation
 from semantic_guidance.sampling.attend_excite import gradient as attention_gradient
 from semantic_guidance.sampling.attend_excite.frozen_layers import differentiable
-from semantic_guidance.sampling.attend_excite.plan import layers_for, plan_steps
+from semantic_guidance.sampling.attend_excite.plan import plan_steps
 from semantic_guidance.sampling.attend_excite.trace import Trace
 from semantic_guidance.sampling.percent import percent_at
 from semantic_guidance.words.prompt import CONDITIONING_KEY, PromptWords, Word
@@ -225,7 +225,7 @@ def test_a_run_that_starts_in_the_middle_is_the_middle_of_a_run(sd15):
     ("latent", "scale"), [((64, 64), 4), ((96, 96), 4), ((32, 32), 2), ((64, 96), 4), ((128, 128), 4), ((16, 16), 1)]
 )
 def test_the_grid_is_the_one_nearest_to_16x16(sd15, latent, scale):
-    chosen, layers = layers_for(model_family(sd15, "test"), model_layers(sd15, "test"), None, latent)
+    chosen, layers = layers_near(model_family(sd15, "test"), model_layers(sd15, "test"), None, latent, "test")
     assert chosen == scale
     assert len(layers) == 5 and all(layer.downsample == scale for layer in layers)
 
