@@ -3,6 +3,7 @@
 from . import (
     attend_excite,
     attention_curves,
+    keep_apart,
     meter,
     meter_curves,
     prompt,
@@ -15,5 +16,5 @@ from . import (
 
 NODES = [
     *prompt.NODES, *scfg.NODES, *region_preview.NODES, *word_mask.NODES, *sega.NODES, *attend_excite.NODES,
-    *attention_curves.NODES, *schedule.NODES, *meter.NODES, *meter_curves.NODES,
+    *keep_apart.NODES, *attention_curves.NODES, *schedule.NODES, *meter.NODES, *meter_curves.NODES,
 ]

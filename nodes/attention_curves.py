@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..drawing import heat_map
 from ..drawing.curves import Curve, curve_picture
-from ..sampling.attend_excite.trace import AttentionRecord, Trace
+from ..sampling.attention_record import AttentionRecord, WordCurves
 from .checks import checked
 from .inputs import LATENT_TOOLTIP
 from .sockets import CATEGORY, AttentionTrace
@@ -58,36 +58,34 @@ class SemanticGuidanceAttentionCurves(io.ComfyNode):
             raise ValueError(f"{NODE}: {error}") from error
         if not trace.steps:
             raise ValueError(f"{NODE}: there is nothing to draw; {trace.summary()}")
-        batch = len(trace.steps[0].before)
+        shown = trace.curves()
+        batch = shown.peaks.shape[1]
         if image is not None and len(image) != batch:
             raise ValueError(
                 f"{NODE}: {len(image)} images for {batch} latents. Connect the images decoded from this latent, or "
                 "none."
             )
-        curves = [_curves(trace, index) for index in range(batch)]
-        maps = [picture for index in range(batch) for picture in _maps(trace, index, image)]
+        curves = [_curves(shown, index) for index in range(batch)]
+        maps = [picture for index in range(batch) for picture in _maps(shown, index, image)]
         return io.NodeOutput(torch.stack(curves), torch.stack(maps), ui=ui.PreviewImage([*curves, *maps], cls=cls))
 
 
-def _curves(trace: Trace, index: int) -> Tensor:
-    """One image's curves: the attention at each step, after its refinements."""
-    values = torch.stack([step.after[index] for step in trace.steps])
-    steps = [step.step + 1 for step in trace.steps]
-    refinements = sum(int(step.refinements[index]) for step in trace.steps)
-    title = f"Attention to each word, {refinements} refinements"
-    if len(trace.steps[0].before) > 1:
-        title += f", image {index + 1}"
-    curves = [Curve(word, values[:, n]) for n, word in enumerate(trace.words)]
-    targets = [(step + 1, value) for step, value in trace.targets if step + 1 in steps]
-    return curve_picture(steps, curves, targets, title, axis="sampling step")
+def _curves(shown: WordCurves, index: int) -> Tensor:
+    """One image's curves."""
+    notes = shown.notes[index : index + 1]
+    image = [f"image {index + 1}"] if shown.peaks.shape[1] > 1 else []
+    curves = [Curve(word, shown.peaks[:, index, n]) for n, word in enumerate(shown.words)]
+    targets = [(step + 1, value) for step, value in shown.targets]
+    title = ", ".join(["Attention to each word", *notes, *image])
+    return curve_picture([step + 1 for step in shown.steps], curves, targets, title, axis="sampling step")
 
 
-def _maps(trace: Trace, index: int, image: Tensor | None) -> list[Tensor]:
-    """One picture per word, on the scale of a score, 0 to 1."""
-    step = trace.steps[-1]
+def _maps(shown: WordCurves, index: int, image: Tensor | None) -> list[Tensor]:
+    """One picture per word, all on one scale."""
+    behind = None if image is None else image[index]
     return [
-        heat_map(scores.float(), None if image is None else image[index], f"{word}, step {step.step + 1}", (0.0, 1.0))
-        for word, scores in zip(trace.words, step.maps[index], strict=True)
+        heat_map(scores.float(), behind, f"{word}, step {shown.steps[-1] + 1}", shown.scale)
+        for word, scores in zip(shown.words, shown.maps[index], strict=True)
     ]
 
 

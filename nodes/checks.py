@@ -13,7 +13,7 @@ from comfy.nested_tensor import NestedTensor
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sampling.attend_excite.trace import AttentionRecord
+from ..sampling.attention_record import AttentionRecord
 from ..sampling.meter.record import MeterRecord
 from ..sampling.region_record import RegionRecord
 from ..sampling.regional.region import Region
@@ -51,7 +51,7 @@ SOCKETS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "regions", lambda value: isinstance(value, tuple) and all(isinstance(region, Region) for region in value),
     ),
     Meter.io_type: ("what Guidance Meter records", lambda value: isinstance(value, MeterRecord)),
-    AttentionTrace.io_type: ("what Attend-and-Excite records", lambda value: isinstance(value, AttentionRecord)),
+    AttentionTrace.io_type: ("what a node records of attention", lambda value: isinstance(value, AttentionRecord)),
 }
 
 

@@ -14,6 +14,7 @@ from ...attention_hooks.families import FAMILIES, Family, layers_at, layers_near
 from ...attention_hooks.layouts import Layer
 from ...guidance.attend_excite import Excitation, Excited, Step, excite, schedule
 from ...words.phrases import check_phrases
+from ..attention_record import AttentionRecord
 from ..conds import active_conds
 from ..record import fingerprint
 from ..run import PREFIX, Evaluation, Run, add_run, current_run
@@ -23,7 +24,7 @@ from .neighbours import columns_per_token
 from .plan import NODE, plan_steps, variances
 from .step_latent import StepLatent, follow_steps
 from .subjects import Subjects, SubjectTokens, subject_tokens
-from .trace import AttentionRecord, Trace, TraceStep
+from .trace import Trace, TraceStep
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -185,7 +186,7 @@ def patch_attend_excite(model: ModelPatcher, settings: Settings) -> tuple[ModelP
     that they lack.
     """
     family, layers = model_family(model, NODE), model_layers(model, NODE)
-    record = AttentionRecord()
+    record = AttentionRecord(NODE, "scale_factor and active_share above 0")
     if not schedule(settings.excitation, 1000):
         return model, record
     if family.gradient is not None:

@@ -1,4 +1,4 @@
-"""What Attend-and-Excite saw and did, kept for the preview."""
+"""What Attend-and-Excite saw and did in a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..record import IF_CACHED, RunRecord
+from ..attention_record import WordCurves
 
 
 class TraceStep(NamedTuple):
@@ -33,6 +33,16 @@ class Trace(NamedTuple):
     targets: tuple[tuple[int, float], ...]  # (step from 0, attention that refinement aims at)
     fingerprint: Tensor  # of the latent that the run returned
 
+    def curves(self) -> WordCurves:
+        """The attention at each step, after its refinements."""
+        refinements = torch.stack([step.refinements for step in self.steps]).sum(dim=0).tolist()
+        numbers = tuple(step.step for step in self.steps)
+        return WordCurves(
+            self.words, numbers, torch.stack([step.after for step in self.steps]), self.steps[-1].maps, (0.0, 1.0),
+            tuple(target for target in self.targets if target[0] in numbers),
+            tuple(f"{count} refinements" for count in refinements),
+        )
+
     def summary(self) -> str:
         """One line: the attention to each word, first and last, and what was done for it."""
         if not self.steps:
@@ -56,18 +66,3 @@ def _lowest(peaks: Tensor) -> list[float]:
     """[B, words] -> the lowest of the images; NaN where there is none."""
     lowest = peaks.nan_to_num(torch.inf).amin(0)
     return lowest.masked_fill(lowest.isinf(), torch.nan).tolist()
-
-
-class AttentionRecord(RunRecord):
-    """The Traces of one Attend-and-Excite node's runs."""
-
-    def of(self, samples: Tensor) -> Trace:
-        """The run that made this latent. ValueError, with the way out, where there is none."""
-        trace = self.find(samples)
-        if trace is not None:
-            return trace
-        raise ValueError(
-            "the latent is not one that a sampler with this Attend-and-Excite node returned. Connect the node's MODEL "
-            "to a sampler, that sampler's LATENT to this node, and keep scale_factor and active_share above 0. "
-            f"{IF_CACHED}"
-        )

@@ -21,13 +21,13 @@ class KeepApartEdit(Edit):
     def __init__(self, settings: Settings):
         super().__init__(NODE)
         self.settings = settings
-        self.begin({}, {}, None)
+        self.begin({}, {})
 
     def begin(
         self, texts: Mapping[Any, SubjectText], owners: Mapping[Any, Tensor],
-        seen: Callable[[Any], Tensor | None] | None,
+        seen: Callable[[Any], Tensor | None] | None = None,
     ) -> None:
-        """For one evaluation. owners: by the uuid of the cond. seen: those that this evaluation itself shows so far."""
+        """What holds from here on. owners: by the uuid of the cond; seen: those that the evaluation itself shows."""
         self.texts = texts
         self.owners = owners
         self._seen = seen

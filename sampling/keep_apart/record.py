@@ -1,4 +1,4 @@
-"""What Keep Apart saw and did, kept for Attention Curves."""
+"""What Keep Apart saw and did in a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..record import IF_CACHED, RunRecord
+from ..attention_record import WordCurves
+from ..region_record import Region, Regions, RegionStep
+from .settings import NODE
 
 
 class ApartStep(NamedTuple):
@@ -35,6 +37,22 @@ class ApartTrace(NamedTuple):
     layers: int  # of the model
     fingerprint: Tensor  # of the latent that the run returned
 
+    def curves(self) -> WordCurves:
+        maps = self.steps[-1].maps
+        peaks = torch.stack([step.peaks for step in self.steps])
+        return WordCurves(self.words, tuple(step.step for step in self.steps), peaks, maps, (0.0, float(maps.max())))
+
+    def regions(self, strength: float, downscale: int) -> Regions:
+        """Whose each place was; the rate is how much of the others' words was taken away there."""
+        names = (Region(0, 0, ""), *(Region(0, 1 + number, word) for number, word in enumerate(self.words)))
+        rates = torch.tensor([[0.0, *len(self.words) * [strength]]])
+        steps = tuple(
+            RegionStep(step.step, step.sigma, step.owner, rates.expand(len(step.owner), -1),
+                       (step.owner > 0).half() * strength)
+            for step in self.steps
+        )
+        return Regions(names, steps, downscale, self.fingerprint, NODE)
+
     def summary(self) -> str:
         """One line: what was whose, where and when."""
         nobody, *owned = (100 * self.shares).tolist()
@@ -54,18 +72,3 @@ class ApartTrace(NamedTuple):
 def mean_shares(steps: list[Tensor], words: int) -> Tensor:
     """[B, 1 + words] of each step -> [1 + words] on the CPU."""
     return torch.cat(steps).mean(dim=0).cpu() if steps else torch.zeros(1 + words)
-
-
-class ApartRecord(RunRecord):
-    """The traces of one Keep Apart node's runs."""
-
-    def of(self, samples: Tensor) -> ApartTrace:
-        """The run that made this latent. ValueError, with the way out, where there is none."""
-        trace = self.find(samples)
-        if trace is not None:
-            return trace
-        raise ValueError(
-            "the latent is not one that a sampler with this Keep Apart node returned. Connect the node's MODEL to a "
-            "sampler, that sampler's LATENT to this node, and keep strength above 0 or emphasis above 1. "
-            f"{IF_CACHED}"
-        )

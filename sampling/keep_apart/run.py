@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,15 @@ from ...guidance.attention_maps import enlarge
 from ...guidance.ownership import owned_shares, owners
 from ...guidance.smoothing import smooth
 from ...words.phrases import check_phrases
+from ..attention_record import AttentionRecord
 from ..conds import ActiveCond, active_conds
 from ..prompt_text import phrase_places, prompt_text
 from ..record import fingerprint
+from ..region_record import RegionRecord
 from ..run import Evaluation, Run, SigmaRange, add_run
 from .edit import KeepApartEdit
 from .maps import SubjectMaps, SubjectText
-from .record import ApartRecord, ApartStep, ApartTrace, mean_shares
+from .record import ApartStep, ApartTrace, mean_shares
 from .settings import NODE, Settings
 
 if TYPE_CHECKING:
@@ -35,12 +37,17 @@ FEW = 8  # steps of a run that must not wait for the end of its first
 NEGPIP = "ppm_negpip"  # in the options of a model whose prompts NegPip has encoded as keys and values in turn
 
 
+class Records(NamedTuple):
+    attention: AttentionRecord
+    regions: RegionRecord
+
+
 class KeepApartRun(Run):
-    """One sampling run; hands what it saw to `record` when it ends well."""
+    """One sampling run; hands what it saw to the records when it ends well."""
 
     node = NODE
 
-    def __init__(self, guider: CFGGuider, sigmas: Tensor, settings: Settings, record: ApartRecord):
+    def __init__(self, guider: CFGGuider, sigmas: Tensor, settings: Settings, records: Records):
         model = guider.model_patcher
         conds = guider.conds.get("positive", [])
         check_phrases([(cond.get("cross_attn"), cond) for cond in conds], list(settings.words), NODE)
@@ -52,7 +59,8 @@ class KeepApartRun(Run):
         self.family: Family = model_family(model, NODE)
         self.layers = every_layer(model, NODE)
         self.settings = settings
-        self.record = record
+        self.records = records
+        self.downscale = model.model.latent_format.spacial_downscale_ratio
         self.range = SigmaRange(model, settings.start_percent, settings.end_percent)
         self.maps = SubjectMaps(self.family, model_layers(model, NODE), settings.downsample, settings.memory)
         self.edit = KeepApartEdit(settings)
@@ -66,7 +74,7 @@ class KeepApartRun(Run):
 
     def begin_run(self, guider: CFGGuider) -> None:
         """Find the subjects in every positive prompt. ValueError where two share a word."""
-        for cond in guider.conds["positive"]:
+        for cond in guider.conds.get("positive", []):
             text = prompt_text(cond, self.family)
             if text is None:
                 continue
@@ -79,6 +87,7 @@ class KeepApartRun(Run):
                     )
             if any(columns):
                 self.texts[cond["uuid"]] = SubjectText(length, text.compared, columns)
+        self.edit.begin(self.texts, self.owners)  # other nodes may call the model before the first evaluation
 
     def reads_attention(self, evaluation: Evaluation) -> bool:
         return evaluation.sigma_value in self.range
@@ -87,7 +96,7 @@ class KeepApartRun(Run):
         self.acts = evaluation.sigma_value in self.range
         x = evaluation.x
         self.active = [
-            item for item in active_conds(guider.conds["positive"], x, evaluation.cpu_sigma)
+            item for item in active_conds(guider.conds.get("positive", []), x, evaluation.cpu_sigma)
             if self.acts and item.uuid in self.texts
         ]
         sizes = {item.uuid: item.size for item in self.active}
@@ -121,6 +130,7 @@ class KeepApartRun(Run):
         if not seen:
             return
         self.owners = {uuid: owners(maps, self.settings.threshold) for uuid, maps in self.maps.running.items()}
+        self.edit.begin(self.texts, self.owners)
         self.steps = {number: step._replace(maps=step.maps[..., :0]) for number, step in self.steps.items()}
         shown = [item for item in self.active if item.uuid in seen]
         self.steps[evaluation.step] = step = self._step(shown, seen, evaluation, acted)
@@ -176,16 +186,19 @@ class KeepApartRun(Run):
                 f"acts in {len(self.edit.acted)} of {len(self.layers)} layers. In the others another node replaces "
                 "attention, as IPAdapter and attention couple do, or computes something else in its place."
             )
-        self.record.add(trace)
+        self.records.attention.add(trace)
+        self.records.regions.add(trace.regions(self.settings.strength, self.downscale))
 
 
-def patch_keep_apart(model: ModelPatcher, settings: Settings) -> tuple[ModelPatcher, ApartRecord]:
-    """A clone of `model` that keeps these subjects apart, and the record of what its runs will do.
+def patch_keep_apart(model: ModelPatcher, settings: Settings) -> tuple[ModelPatcher, Records]:
+    """A clone of `model` that keeps these subjects apart, and the records of what its runs will do.
 
     Raises ValueError, with the reason, for fewer than two subjects, for models whose attention cannot be read, and for
     a grid that they lack.
     """
-    record = ApartRecord()
+    records = Records(
+        AttentionRecord(NODE, "strength above 0 or emphasis above 1"), RegionRecord(NODE, "a sampler")
+    )
     if len(settings.words) < 2:
         named = f'"{settings.words[0]}" is the only subject' if settings.words else "no subjects are named"
         raise ValueError(
@@ -195,7 +208,7 @@ def patch_keep_apart(model: ModelPatcher, settings: Settings) -> tuple[ModelPatc
     family, layers = model_family(model, NODE), model_layers(model, NODE)
     layers_at(family, layers, settings.downsample, NODE)
     if not settings.acts:
-        return model, record
+        return model, records
     model = model.clone()
-    add_run(model, lambda guider, sigmas: KeepApartRun(guider, sigmas, settings, record))
-    return model, record
+    add_run(model, lambda guider, sigmas: KeepApartRun(guider, sigmas, settings, records))
+    return model, records

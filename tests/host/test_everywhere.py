@@ -11,6 +11,7 @@ import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
 from host import scfg_runs, sega_runs, test_company, test_conds, test_runs, tiny
+from host.keep_apart_runs import with_apart
 from host.scfg_runs import probed, relative
 from host.schedule_runs import scheduled
 from host.sega_runs import SIZE, run
@@ -29,9 +30,10 @@ def by_words(model):
 
 
 NODES = [whole, by_words]
+EVERY = [*NODES, with_apart]
 
 
-@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("node", EVERY)
 @pytest.mark.parametrize("arrangement", test_conds.ARRANGED)
 def test_conds_in_separate_model_calls_give_the_same_as_joint_ones(monkeypatch, sd15, node, arrangement):
     positive = test_conds.ARRANGED[arrangement]()
@@ -43,7 +45,7 @@ def test_conds_in_separate_model_calls_give_the_same_as_joint_ones(monkeypatch, 
     assert relative(run(sd15, **options), joint) > 1e-3
 
 
-@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("node", EVERY)
 @pytest.mark.parametrize("sampler", test_conds.SAMPLERS)
 def test_samplers(sd15, node, sampler):
     samples = run(node(sd15), sampler=sampler)
@@ -51,7 +53,7 @@ def test_samplers(sd15, node, sampler):
     assert relative(samples, run(sd15, sampler=sampler)) > 1e-3
 
 
-@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("node", EVERY)
 def test_twice_alike_and_a_batch_is_its_singles(sd15, node):
     model = node(sd15)
     noise = torch.randn(2, 4, *SIZE, generator=torch.Generator().manual_seed(3))
@@ -133,7 +135,7 @@ def test_effects_on_a_prediction_add_up_in_either_order(sd15, node, other):
         assert relative(first_denoised(both) - plain, (ours - plain) + (theirs - plain)) < 1e-4
 
 
-@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("node", EVERY)
 @pytest.mark.parametrize("other", [with_apg, *test_company.NEIGHBOURS, test_company.with_easycache])
 def test_both_act_beside_nodes_that_change_the_predictions_or_the_model(sd15, node, other):
     """APG gives CFG another cond and uncond, the others change the model itself."""

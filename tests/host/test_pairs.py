@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from host import attend_excite_runs, regional_runs, scfg_runs, schedule_runs, sega_runs, tiny
+from host import attend_excite_runs, keep_apart_runs, regional_runs, scfg_runs, schedule_runs, sega_runs, tiny
 from host.scfg_runs import relative, run
 
 from semantic_guidance.sampling.word_mask import word_maps
@@ -32,7 +32,11 @@ def with_regions(model) -> tuple:
     return regional_runs.in_regions(model), None
 
 
-NODES = [with_scfg, with_sega, with_attend_excite, with_schedule, with_regions]
+def with_keep_apart(model) -> tuple:
+    return keep_apart_runs.kept_apart(model)[:2]
+
+
+NODES = [with_scfg, with_sega, with_attend_excite, with_schedule, with_regions, with_keep_apart]
 
 
 def stacked(model, nodes) -> tuple:
