@@ -3,7 +3,6 @@
 from . import (
     attend_excite,
     attention_curves,
-    keep_apart,
     meter,
     meter_curves,
     prompt,
@@ -16,5 +15,5 @@ from . import (
 
 NODES = [
     *prompt.NODES, *scfg.NODES, *region_preview.NODES, *word_mask.NODES, *sega.NODES, *attend_excite.NODES,
-    *keep_apart.NODES, *attention_curves.NODES, *schedule.NODES, *meter.NODES, *meter_curves.NODES,
+    *attention_curves.NODES, *schedule.NODES, *meter.NODES, *meter_curves.NODES,
 ]
