@@ -20,6 +20,7 @@ def front_end(address: str, width: int = 1600, height: int = 1000) -> Iterator[P
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(120_000)  # a busy machine may take long for a click
         enter(page, address)
         yield page
         browser.close()
@@ -27,7 +28,7 @@ def front_end(address: str, width: int = 1600, height: int = 1000) -> Iterator[P
 
 def enter(page: Page, address: str) -> None:
     """Load the front end, again if need be."""
-    page.goto(address, wait_until="domcontentloaded", timeout=120_000)
+    page.goto(address, wait_until="domcontentloaded")
     page.wait_for_function("window.app?.graph && app.extensionManager && !!window.LiteGraph", timeout=120_000)
     page.wait_for_function("Object.keys(LiteGraph.registered_node_types).length > 100", timeout=120_000)
     page.wait_for_timeout(2000)

@@ -26,7 +26,10 @@ PRODUCTS = re.compile(r"S-CFG|SEGA|LEDITS\+\+|Attend-and-Excite|SDXL|SD \d\.x|IP
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 QUOTED = re.compile(r"'([a-z ]+)'")  # a widget's value, which is never translated
 CODE = re.compile(r"`[^`\n]+`")
-SCRIPTS = {"zh": r"[\u4e00-\u9fff]", "ja": r"[\u3040-\u30ff\u4e00-\u9fff]", "ko": r"[\uac00-\ud7a3]", "ru": r"[а-яё]"}
+SCRIPTS = {
+    "zh": r"[\u4e00-\u9fff]", "zh-TW": r"[\u4e00-\u9fff]", "ja": r"[\u3040-\u30ff\u4e00-\u9fff]",
+    "ko": r"[\uac00-\ud7a3]", "ru": r"[а-яё]", "ar": r"[\u0600-\u06ff]",
+}  # fmt: skip
 UNTRANSLATED = {"clip", "Attend-and-Excite"}
 UNSEEN = {"SemanticGuidancePrompt", "SemanticGuidanceWords"}  # they give nothing to look at
 

@@ -13,8 +13,7 @@ import translated
 from paths import ROOT
 from shipped import shipped
 
-LEDGERS = [f"tests/translated/{language}.json" for language in translated.languages()]
-OTHERS = [*LEDGERS, ".comfyignore", ".gitignore", "CHANGELOG.md", "dev.py", "docs/hosts.md", *release.STANDS]
+OTHERS = [".comfyignore", ".gitignore", "CHANGELOG.md", "dev.py", "docs/hosts.md", *release.STANDS]
 NEW = "7.0.0"
 HOSTS = "\n".join(f"| {host} | 60 | 0 | |" for host in release.constants(ROOT / "dev.py")["ARCHIVES"])
 
@@ -33,6 +32,17 @@ def append(path, text):
     path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
 
 
+def translate(folder, language):
+    """All of it, word by word."""
+    for name in ("nodeDefs.json", "main.json"):
+        shutil.copy(folder / "locales" / "en" / name, folder / "locales" / language / name)
+    for english in (folder / "web" / "docs").glob("*.md"):
+        page = translated.page(english.stem, language, folder)
+        page.parent.mkdir(exist_ok=True)
+        shutil.copy(english, page)
+    translated.note(language, still_right=True, root=folder)
+
+
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory):
     """A checkout from which 7.0.0 can be released, after 6.0.0."""
@@ -40,6 +50,9 @@ def ready(tmp_path_factory):
     for path in [*shipped(), *OTHERS]:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, folder / path)
+    (folder / "tests").mkdir()
+    for language in translated.languages(folder):
+        translate(folder, language)
     append(folder / "CHANGELOG.md", f"\n## {NEW}\n\n- Something.\n")
     (folder / "docs" / "hosts.md").write_text(HOSTS)
     release.set_version(folder, "6.0.0")
@@ -102,7 +115,7 @@ def test_every_complaint_is_named_at_once_and_nothing_changes(checkout, capsys):
         f"ComfyUI {hosts[-1]} no test has passed", "the archive lacks LICENSE", "its limit is", "tests were not run",
     ):  # fmt: skip
         assert complaint in said, complaint
-    assert said.count("\n- ") == 9 + len(LEDGERS) and tracked(checkout) == before
+    assert said.count("\n- ") == 9 + len(translated.languages(checkout)) and tracked(checkout) == before
 
 
 def test_an_empty_entry_and_a_step_back_are_complaints(checkout):
