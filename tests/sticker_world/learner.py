@@ -16,13 +16,23 @@ class Learner:
     """Trains `parameters`, which compute in whatever dtype they have, through float32 copies of them.
 
     `initial`: their float32 values. rate: the highest learning rate, reached after a warm-up, then cosine to 2 % of it.
+    hidden: which of them are matrices within the network; these learn by Muon, all others by AdamW.
     """
 
-    def __init__(self, parameters: list[torch.nn.Parameter], initial: list[torch.Tensor], steps: int, rate: float):
+    def __init__(
+        self, parameters: list[torch.nn.Parameter], initial: list[torch.Tensor], steps: int, rate: float,
+        hidden: list[bool] | None = None,
+    ):
         self.compute, self.steps, self.rate, self.step = parameters, steps, rate, 0
         self.master = [value.detach().clone().float() for value in initial]
         self.mean = [value.clone() for value in self.master]
-        self.optimizer = torch.optim.AdamW(self.master, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        hidden = hidden or [False] * len(parameters)
+        matrices, others = ([p for p, inside in zip(self.master, hidden, strict=True) if inside is kind]
+                            for kind in (True, False))
+        self.optimizers = [torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)]
+        if matrices:
+            muon = torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+            self.optimizers.append(muon)
 
     def learning_rate(self) -> float:
         if self.step < WARM_UP:
@@ -38,15 +48,17 @@ class Learner:
             master.grad = gradient
             parameter.grad = None
         torch.nn.utils.clip_grad_norm_(self.master, 1.0)
-        self.optimizer.param_groups[0]["lr"] = self.learning_rate()
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = self.learning_rate()
+            optimizer.step()
         self.step += 1
         torch._foreach_lerp_(self.mean, self.master, 1 - min(EMA, (1 + self.step) / (10 + self.step)))
         with torch.no_grad():
             torch._foreach_copy_(self.compute, self.master)
 
     def state(self) -> dict:
-        return {"step": self.step, "master": self.master, "mean": self.mean, "optimizer": self.optimizer.state_dict()}
+        return {"step": self.step, "master": self.master, "mean": self.mean,
+                "optimizers": [one.state_dict() for one in self.optimizers]}
 
     def load(self, state: dict) -> None:
         self.step = state["step"]
@@ -54,7 +66,8 @@ class Learner:
             torch._foreach_copy_(self.master, state["master"])
             torch._foreach_copy_(self.compute, state["master"])
             torch._foreach_copy_(self.mean, state["mean"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
 
 
 def save(value: object, path: Path) -> None:

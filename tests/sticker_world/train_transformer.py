@@ -75,7 +75,9 @@ class FlowTrainer(Learner):
         self.network.dtype = torch.bfloat16
         if self.kind.video:
             self.network.patch_embedding.float()  # the host hands it float32
-        super().__init__(list(self.network.parameters()), initial, steps, rate)
+        named = self.network.named_parameters()
+        hidden = [value.ndim == 2 and "blocks" in key and "adaLN" not in key for key, value in named]
+        super().__init__(list(self.network.parameters()), initial, steps, rate, hidden)
 
     def update(self, data: dict[str, torch.Tensor], batch: int) -> float:
         """One step on `batch` examples chosen by seed and step number; returns the mean squared error of the flow."""
