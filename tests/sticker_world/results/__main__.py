@@ -10,12 +10,12 @@ from pathlib import Path
 from figures import DOCS, line, write
 
 from ..loader import MODELS
-from . import excite, maps, scfg, sega, worlds
+from . import attention, excite, maps, scfg, sega, worlds
 from .page import FULL, QUICK, Table
 from .pictures import trained
 from .plots import save
 
-EXPERIMENTS = {"worlds": worlds, "maps": maps, "scfg": scfg, "sega": sega, "excite": excite}
+EXPERIMENTS = {"worlds": worlds, "maps": maps, "scfg": scfg, "sega": sega, "excite": excite, "attention": attention}
 PAGE = "results.md"
 
 
