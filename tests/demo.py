@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--prompt", help="your own, for one method; on Sticker World: a cat and a red balloon")
     parser.add_argument("--words", help="what the method's node is told; without it, the subjects of the prompt")
     parser.add_argument("--seed", type=int, help="another one")
+    parser.add_argument("--model", choices=("unet", "joint"), default="unet", help="which of Sticker World's models")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="an SD 1.x, SD 2.x or SDXL checkpoint")
     parser.add_argument("--output", type=Path, metavar="DIR", default=Path("demo"), help="default: ./demo")
     arguments = parser.parse_args()
@@ -48,7 +49,7 @@ def main() -> None:
         with comfy_server(checkpoints=folder) as client:
             print(f"  ready after {time.monotonic() - start:.0f} s at {client.address}. Sampling ...", flush=True)
             for name, row in rows.items():
-                strips.append(made(client, row, arguments.checkpoint))
+                strips.append(made(client, row, arguments.checkpoint, arguments.model))
                 path = arguments.output / f"{name}.png"
                 sheet("", "", strips[-1:], 448).save(path)
                 print(f"  {path}: {row.title}", flush=True)
@@ -70,16 +71,16 @@ def own(row: Row, prompt: str | None, words: str | None, seed: int | None) -> Ro
     return row if seed is None else row._replace(seed=seed)
 
 
-def made(client: ComfyClient, row: Row, checkpoint: Path | None) -> Strip:
+def made(client: ComfyClient, row: Row, checkpoint: Path | None, model: str) -> Strip:
     """The row's pictures, from its graph."""
     graph = base(row)
     shown = row.build(graph, row)
     graph = with_defaults(client, graph)
     if checkpoint is None:
-        graph = workflow_files.on_sticker_world(graph)
-        row = row._replace(measured=row.measured and f"On Sticker World: {row.measured}")
+        graph = workflow_files.on_sticker_world(graph, model)
     else:
         graph = workflow_files.on_checkpoint(graph, checkpoint.name, 1024 if is_sdxl(checkpoint) else 512)
+    if checkpoint is not None or model != "unet":
         row = row._replace(measured="")
     if row.cfg is not None:
         for sampler in workflow_files.nodes_of(graph, "KSampler"):

@@ -34,17 +34,19 @@ def nodes_of(graph: Graph, class_type: str) -> list[dict]:
     return [node["inputs"] for node in graph.values() if node["class_type"] == class_type]
 
 
-def on_sticker_world(graph: Graph) -> Graph:
+def on_sticker_world(graph: Graph, model: str = "unet") -> Graph:
     """The graph with Sticker World in place of its checkpoint, and what suits its size.
 
-    Pictures have 128x128 pixels, latents 32x32 positions; it attends at a half and a quarter of that.
+    Pictures have 128x128 pixels, latents 32x32 positions; its UNet attends at a half and a quarter of that.
     """
     graph = json.loads(json.dumps(graph))
     for node in graph.values():
         if node["class_type"] == "CheckpointLoaderSimple":
-            node.update(class_type=STICKER_WORLD_LOADER, inputs={})
-        if "map_scale" in node["inputs"]:
+            node.update(class_type=STICKER_WORLD_LOADER, inputs={"model": model})
+        if "map_scale" in node["inputs"] and model == "unet":
             node["inputs"]["map_scale"] = "1/2"
+        if node["class_type"] == "KSampler" and model != "unet":
+            node["inputs"].update(sampler_name="euler", scheduler="simple")
         if "cfg" in node["inputs"]:
             node["inputs"]["cfg"] = STICKER_WORLD_CFG
     return with_size(graph, 128)

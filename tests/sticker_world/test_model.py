@@ -53,7 +53,7 @@ def test_damaged_weights_are_named_with_the_remedy(tmp_path):
 
 
 def test_the_weights_are_small():
-    assert sum(path.stat().st_size for path in WEIGHTS.glob("*.safetensors")) < 40e6
+    assert all(path.stat().st_size < 25e6 for path in WEIGHTS.glob("*.safetensors"))
 
 
 def test_the_prompt_is_encoded_as_in_sd15(world):
