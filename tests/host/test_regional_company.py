@@ -109,7 +109,8 @@ def test_context_windows_over_a_batch_and_over_frames_have_their_own_masks(sd15)
     node = context_windows.ContextWindowsManualNode
     model = tiny_dit.model("cosmos2")
     window = node.execute(model, context_length=1, context_overlap=0, context_schedule="standard_static",
-                          context_stride=1, closed_loop=False, fuse_method="flat", dim=2, freenoise=False).result[0]
+                          context_stride=1, closed_loop=False, fuse_method="flat", dim=2, freenoise=False,
+                          causal_window_fix=False).result[0]
 
     def windowed(mask) -> torch.Tensor:
         patched = in_regions(window, {"prompt": prompt("cosmos2", 2), "where": mask})
