@@ -6,7 +6,9 @@ from . import (
     meter,
     meter_curves,
     prompt,
+    region,
     region_preview,
+    regions,
     scfg,
     schedule,
     sega,
@@ -16,4 +18,5 @@ from . import (
 NODES = [
     *prompt.NODES, *scfg.NODES, *region_preview.NODES, *word_mask.NODES, *sega.NODES, *attend_excite.NODES,
     *attention_curves.NODES, *schedule.NODES, *meter.NODES, *meter_curves.NODES,
+    *region.NODES, *regions.NODES,
 ]

@@ -8,7 +8,6 @@ import io
 import workflow_files
 from comfy_client import ComfyClient, Graph
 from comfy_server import comfy_server
-from demo import demo_graph
 from paths import ROOT
 from PIL import Image
 from sheet import scale, trimmed
@@ -26,17 +25,17 @@ SEGA = {"sega": ["save_plain", "save_edited"]}
 SCHEDULE = {
     "schedule": ["save_plain", "save_guided", "save_words"], "meter": ["curves"], "meter_curves": ["word_curves"],
 }
+REGIONS = {"regions": ["save_plain", "save_guided", "preview"]}
 ATTEND_EXCITE = {"attend_excite": ["save_plain", "save_excited"], "attention_curves": ["curves"]}
 
 
 def runs() -> list[tuple[Graph, dict[str, list[str]]]]:
     """Each graph, with what is shown of its run."""
-    scfg, _ = demo_graph(None)
-    sega, attend_excite, schedule = (
+    scfg, sega, attend_excite, schedule, regions = (
         workflow_files.on_sticker_world(workflow_files.load(name))
-        for name in ("sega_edit", "attend_excite", "guidance_over_time")
+        for name in ("scfg_text_to_image", "sega_edit", "attend_excite", "guidance_over_time", "regions_from_boxes")
     )
-    return [(scfg, SCFG), (sega, SEGA), (attend_excite, ATTEND_EXCITE), (schedule, SCHEDULE)]
+    return [(scfg, SCFG), (sega, SEGA), (attend_excite, ATTEND_EXCITE), (schedule, SCHEDULE), (regions, REGIONS)]
 
 
 def shown(client: ComfyClient, graph: Graph, wanted: dict[str, list[str]]) -> dict[str, Image.Image]:

@@ -260,6 +260,44 @@ PAGES = {
             ["save_again", "save_image"],
         ),
     ),
+    "regions_from_boxes": Page(
+        "Regions from boxes (SD 1.5)",
+        SD15,
+        [
+            Group(
+                "1  Model and base prompt",
+                "**Regional Prompts** gives parts of the picture prompts of their own, at any cfg and without more "
+                "model calls. The base prompt says what the whole picture shows.",
+                ["loader", "positive", "negative", "latent", "seed"],
+            ),
+            Group("2  Without", "The same seed, sampled as usual.", ["plain", "plain_image", "save_plain"]),
+            Group(
+                "3  Left",
+                "A prompt and its box, in pixels of a canvas of 512 x 512. A mask does as well, or the boxes that you "
+                "draw in *Create Bounding Boxes*. **strength** is the share of this prompt; the base prompt has the "
+                "rest.",
+                ["one_prompt", "one_box", "one"],
+            ),
+            Group(
+                "4  Right",
+                "The next region, chained through **previous**. Where regions overlap, the first one wins.",
+                ["two_prompt", "two_box", "two"],
+            ),
+            Group(
+                "5  With regions",
+                "**width** and **height** are those of the canvas on which the boxes were drawn. Both outputs go to "
+                "the sampler: the model and the conditioning.",
+                ["regions", "guided", "guided_image", "save_guided"],
+            ),
+            Group("6  What it did", "Where each prompt acted, and in what share.", ["preview"]),
+        ],
+        ["save_plain", "save_guided"],
+        App(
+            [PROMPT, ("one_prompt", "text", "left"), ("two_prompt", "text", "right"), ("one", "strength", "share left"),
+             ("two", "strength", "share right"), SEED],
+            ["save_guided", "save_plain", "preview"],
+        ),
+    ),
     "sega_scale_sweep": Page(
         "SEGA scale sweep (SD 1.5)",
         SD15,

@@ -200,12 +200,14 @@ class RegionalRun(Run):
         self.places.end(self.conds[0][0])
 
     def _record(self) -> None:
-        prompts = prompt_shares(self.now, [region.strength for region in self.regions])
-        prompts = prompts.expand(-1, self.batch, *prompts.shape[2:])
-        share, owner = prompts.max(dim=0)
-        rates = torch.tensor([[0.0, *(region.strength for region in self.regions)]]).expand(self.batch, -1)
+        """Where each region has the largest part of a place, and the share that its prompt has there."""
+        owner = prompt_shares(self.now, [1.0] * len(self.regions)).argmax(dim=0, keepdim=True)
+        shares = prompt_shares(self.now, [region.strength for region in self.regions])
+        share = shares.gather(0, owner).expand(-1, self.batch, *owner.shape[2:])[0]
+        owner = owner[0].to(torch.int16).expand_as(share)
+        rates = torch.tensor([[1.0, *(region.strength for region in self.regions)]]).expand(self.batch, -1)
         sigma = self.evaluation.sigma_value
-        self.seen[sigma] = RegionStep(self.evaluation.step, sigma, owner.to(torch.int16), rates, share.half())
+        self.seen[sigma] = RegionStep(self.evaluation.step, sigma, owner, rates, share.half())
 
     def _check_places(self) -> None:
         """Warn of regions that can hardly act, in the first evaluation in which they do."""

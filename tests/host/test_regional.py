@@ -198,7 +198,8 @@ def test_the_record_and_the_log_say_where_each_prompt_acted(sd15, caplog):
             "16 layers, steps 1-2.") in caplog.text
     regions = made.record.of(samples)
     assert [region.text for region in regions.regions] == ["base prompt", "a cat red balloon", "region 2"]
-    assert torch.equal(regions.steps[0].owner, LEFT.to(torch.int16))
+    assert torch.equal(regions.steps[0].owner, (LEFT + 2 * RIGHT).to(torch.int16))
+    assert torch.allclose(regions.steps[0].rate_map.float(), LEFT + 0.4 * RIGHT, atol=1e-3)
     shown = SemanticGuidanceRegionPreview.execute(made.record, {"samples": samples}).result
     assert shown[1].shape[0] == 2 and torch.equal(shown[1].sum(dim=0), torch.ones_like(shown[1][0]))
     with pytest.raises(ValueError, match="Region Preview: the latent is not one that a sampler with this Regional"):
