@@ -3,6 +3,7 @@
 from . import (
     attend_excite,
     attention_curves,
+    characteristic,
     meter,
     meter_curves,
     prompt,
@@ -19,4 +20,5 @@ NODES = [
     *prompt.NODES, *scfg.NODES, *region_preview.NODES, *word_mask.NODES, *sega.NODES, *attend_excite.NODES,
     *attention_curves.NODES, *schedule.NODES, *meter.NODES, *meter_curves.NODES,
     *region.NODES, *regions.NODES,
+    *characteristic.NODES,
 ]

@@ -87,6 +87,10 @@ class Run:
     def finish(self, samples: Tensor) -> None:
         """Called with the latent that the run returns, unless it failed or was interrupted."""
 
+    def summary(self) -> str:
+        """What became of this run, in a clause that Guidance Meter tells too; "" where there is nothing to tell."""
+        return ""
+
     def warn_once(self, message: str) -> None:
         if message not in self._warned:
             self._warned |= {message}

@@ -21,7 +21,9 @@ from paths import use_host
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--rounds", type=int, default=3, help="times that plain and guided sampling alternate")
 parser.add_argument("--steps", type=int, default=1, help="sampling steps in each")
-parser.add_argument("--method", choices=["S-CFG", "A&E", "SEGA", "SEGA-3"], default="S-CFG")
+parser.add_argument("--method", default="S-CFG", choices=[
+    "S-CFG", "A&E", "SEGA", "SEGA-3", "Schedule", "Schedule-words", "Meter", "Meter-words",
+])
 parser.add_argument("--width", type=int, default=320, help="model channels of SD 1.5; SDXL has half of it on the CPU")
 parser.add_argument("--only", choices=["sd15", "sdxl"], help="one topology only")
 parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="float32 on the CPU, float16 on CUDA")
@@ -38,9 +40,12 @@ import comfy.supported_models  # noqa: E402
 from semantic_guidance.guidance.attend_excite import Excitation  # noqa: E402
 from semantic_guidance.guidance.sega import Momentum  # noqa: E402
 from semantic_guidance.sampling.attend_excite import run as attend_excite  # noqa: E402
+from semantic_guidance.sampling.meter.run import patch_meter  # noqa: E402
 from semantic_guidance.sampling.scfg import run as scfg  # noqa: E402
+from semantic_guidance.sampling.schedule import run as schedule  # noqa: E402
 from semantic_guidance.sampling.sega.concepts import Concept  # noqa: E402
 from semantic_guidance.sampling.sega.run import patch_sega  # noqa: E402
+from semantic_guidance.words.factors import WordFactor  # noqa: E402
 
 CPU, DEVICE = torch.device("cpu"), comfy.model_management.get_torch_device()
 DTYPE = torch.float32 if DEVICE == CPU else torch.float16
@@ -53,6 +58,12 @@ METHODS = {
     )[0],
     "SEGA": lambda model: with_concepts(model, 1),  # (2 + K) / 2 rows of plain CFG: 1.5
     "SEGA-3": lambda model: with_concepts(model, 3),  # 2.5
+    "Schedule": lambda model: schedule.patch_schedule(model, schedule.Settings()),
+    "Schedule-words": lambda model: schedule.patch_schedule(
+        model, schedule.Settings(words=(WordFactor("#2", 2.0), WordFactor("#5", 0.5)))
+    ),
+    "Meter": lambda model: patch_meter(model, (), None)[0],
+    "Meter-words": lambda model: patch_meter(model, ("#2", "#5"), None)[0],
 }
 
 

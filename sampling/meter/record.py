@@ -31,11 +31,12 @@ class Measured(NamedTuple):
     cfg_scale: float
     regions: Tensor | None  # [B, words, *size] fp16 in 0..1, of the last step; None without words
     fingerprint: Tensor  # of the latent that the run returned
+    notes: tuple[str, ...] = ()  # what other nodes of this pack tell of the run
 
     def summary(self, image: int | None = None) -> str:
         """One line for an image of the batch, or for the mean of all."""
         if self.nothing:
-            return f"{self.nothing}."
+            return f"{'; '.join((self.nothing, *self.notes))}."
         parts = []
         for column, word in enumerate(("picture", *self.words)):
             scales, ratios = (
@@ -50,7 +51,7 @@ class Measured(NamedTuple):
                 f"{word}: effective scale {sum(known) / len(known):.2f} on average, {min(known):.2f} to "
                 f"{max(known):.2f}, norm ratio {ratios[-1]:.2f} at the end"
             )
-        return f"cfg {self.cfg_scale:g}; {'; '.join(parts)}."
+        return f"cfg {self.cfg_scale:g}; {'; '.join((*parts, *self.notes))}."
 
 
 class MeterRecord(RunRecord):

@@ -62,6 +62,8 @@ class MeterRun(Run):
         return self.words is not None
 
     def begin_run(self, guider: CFGGuider) -> None:
+        kept = guider.model_options["transformer_options"].values()
+        self.others = [run for run in kept if isinstance(run, Run)]
         if self.words is not None:
             if len(self.latent_shapes) > 1:
                 raise ValueError(f"{NODE}: words have no place in a latent of several parts, such as video with sound. "
@@ -118,7 +120,8 @@ class MeterRun(Run):
         if not nothing and all(step.scale[:, 0].isnan().all() for step in steps):
             nothing = NOTHING_ALIKE
         regions = self.regions[:, 1:].half().cpu() if self.words is not None else None
-        measured = Measured(self.names, steps, nothing, self.cfg_scale, regions, fingerprint(samples))
+        notes = tuple(filter(None, (run.summary() for run in self.others)))
+        measured = Measured(self.names, steps, nothing, self.cfg_scale, regions, fingerprint(samples), notes)
         log.info("%s: %s", NODE, measured.summary())
         self.record.add(measured)
 

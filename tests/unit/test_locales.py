@@ -31,7 +31,9 @@ SCRIPTS = {
     "ko": r"[\uac00-\ud7a3]", "ru": r"[а-яё]", "ar": r"[\u0600-\u06ff]",
 }  # fmt: skip
 UNTRANSLATED = {"clip", "Attend-and-Excite"}
-UNSEEN = {"SemanticGuidancePrompt", "SemanticGuidanceWords"}  # they give nothing to look at
+UNSEEN = {  # they give nothing to look at, or nothing to be seen in one picture
+    "SemanticGuidancePrompt", "SemanticGuidanceWords", "SemanticGuidanceCharacteristic",
+}
 
 
 def pairs(language: str) -> list[tuple[str, str, str]]:
