@@ -16,9 +16,9 @@ class SemanticGuidanceCharacteristic(io.ComfyNode):
             node_id="SemanticGuidanceCharacteristic",
             display_name=NODE,
             category=CATEGORY,
-            description="Corrects what plain CFG gets wrong at a high cfg, by looking at both prompts again at a latent "
-            "that is moved until they agree along the guidance. Slow: with 5 iterations sampling takes up to 6 times as "
-            "long. Where it does not converge it is plain CFG; Guidance Meter tells how often.",
+            description="Corrects what plain CFG gets wrong at a high cfg, by looking at both prompts again at a "
+            "latent that is moved until they agree along the guidance. Slow: with 5 iterations sampling takes up to 6 "
+            "times as long. Where it does not converge it is plain CFG; Guidance Meter tells how often.",
             search_aliases=["characteristic guidance", "cfg correction", "high cfg", "fokker-planck",
                             "semantic guidance"],
             is_experimental=True,
@@ -26,8 +26,8 @@ class SemanticGuidanceCharacteristic(io.ComfyNode):
                 io.Model.Input("model", tooltip="Any model that is sampled with cfg above 1; meant for 10 to 30."),
                 io.Int.Input(
                     "iterations", default=DEFAULTS.iterations, min=0, max=50,
-                    tooltip="How often both prompts are looked at again in a step, at most; it ends sooner where it has "
-                    "converged. Each costs as much as a step of plain CFG. The paper allows 50. 0 changes nothing.",
+                    tooltip="How often both prompts are looked at again in a step, at most; it ends sooner where it "
+                    "has converged. Each costs as much as a step of plain CFG. The paper allows 50. 0 changes nothing.",
                 ),
                 io.Float.Input(
                     "regularization", default=DEFAULTS.regularization, min=0.0, max=100.0, step=0.5, round=0.001,

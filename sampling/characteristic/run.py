@@ -57,7 +57,7 @@ class CharacteristicRun(Run):
         return self.signal(sigma) / sigma
 
     def guide(self, args: dict[str, Any]) -> list[Tensor]:
-        """The host's pre-CFG function: of the two predictions, cond as CFG must get it. Both where nothing converges."""
+        """The host's pre-CFG function: both predictions, cond as CFG must get it. Themselves where none converges."""
         self.asked += 1
         outs, conds, scale = args["conds_out"], args["conds"], float(args["cond_scale"])
         if conds[1] is None:

@@ -12,8 +12,8 @@ from comfy.samplers import calc_cond_batch
 from host import scfg_runs, sega_families, sega_runs, test_company, test_conds, test_everywhere, test_runs, tiny
 from host.characteristic_runs import characteristic
 from host.company import UnheardGuider, sampled
-from host.schedule_runs import metered, scheduled
 from host.scfg_runs import probed, relative
+from host.schedule_runs import metered, scheduled
 from host.sega_runs import SIZE, prediction_type, run
 from host.waits import per_evaluation
 
@@ -105,7 +105,8 @@ def test_a_run_that_never_converges_says_so(sd15, caplog):
     model, record = metered(characteristic(sd15, iterations=1, end_percent=0.5))
     samples = run(model)
     assert "Characteristic Guidance: in 1 iterations it has not converged once, so this run is plain CFG" in caplog.text
-    assert "converged in 0 of 1 predictions, with 1 iterations; the others are plain CFG's" in record.of(samples).summary()
+    told = record.of(samples).summary()
+    assert "converged in 0 of 1 predictions, with 1 iterations; the others are plain CFG's" in told
 
 
 @pytest.mark.parametrize("arrangement", test_conds.ARRANGED)

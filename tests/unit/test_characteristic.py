@@ -20,7 +20,11 @@ def maps(batch: int = 3, channels: int = 4):
     generator = torch.Generator().manual_seed(0)
     matrix = 0.4 * torch.randn(batch, channels, channels, generator=generator, dtype=torch.float64)
     shift = torch.randn(batch, channels, generator=generator, dtype=torch.float64)
-    return matrix, shift, lambda parts: torch.tanh((matrix @ parts[..., None])[..., 0]) + shift
+    return matrix, shift, bent(matrix, shift)
+
+
+def bent(matrix, shift):
+    return lambda parts: torch.tanh((matrix @ parts[..., None])[..., 0]) + shift
 
 
 def test_the_fixed_point_is_that_of_plain_iteration():
@@ -60,15 +64,13 @@ def test_a_batch_is_its_singles_and_what_has_converged_stays():
 
     def noting(parts):
         seen.append(parts.clone())
-        return torch.tanh((matrix @ parts[..., None])[..., 0]) + shift
+        return bent(matrix, shift)(parts)
 
     both = solve(shift, noting, 5, 1e-2)
     assert all(not parts[1].any() for parts in seen) and both.converged[1]
     for image in range(3):
         one = slice(image, image + 1)
-        single = solve(
-            shift[one], lambda parts, one=one: torch.tanh((matrix[one] @ parts[..., None])[..., 0]) + shift[one], 5, 1e-2
-        )
+        single = solve(shift[one], bent(matrix[one], shift[one]), 5, 1e-2)
         assert torch.equal(single.converged, both.converged[one])
         torch.testing.assert_close(single.parts, both.parts[one])
 
