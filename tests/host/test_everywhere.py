@@ -12,6 +12,7 @@ import pytest
 import torch
 from host import scfg_runs, sega_runs, test_company, test_conds, test_runs, tiny
 from host.keep_apart_runs import with_apart
+from host.regional_runs import in_regions
 from host.scfg_runs import probed, relative
 from host.schedule_runs import scheduled
 from host.sega_runs import SIZE, run
@@ -30,7 +31,7 @@ def by_words(model):
 
 
 NODES = [whole, by_words]
-EVERY = [*NODES, with_apart]
+EVERY = [*NODES, with_apart, in_regions]
 
 
 @pytest.mark.parametrize("node", EVERY)
