@@ -18,7 +18,7 @@ from sheet import scale, trimmed
 from workflow_pages import PAGES, Page
 
 SIZE = (720, 480)
-SAVED = (420, 280)  # the front end shows them about 300 wide
+SAVED = (375, 250)  # the front end shows them about 300 wide
 QUALITY = 70
 MARGIN = 24
 
