@@ -8,9 +8,9 @@ from comfy_client import Graph
 from hypothesis import strategies as st
 
 
-def sampled(model: str, latent: str = "latent") -> dict:
+def sampled(model: str, latent: str = "latent", positive: tuple[str, int] = ("prompt", 0)) -> dict:
     inputs = {
-        "model": [model, 0], "positive": ["prompt", 0], "negative": ["negative", 0], "latent_image": [latent, 0],
+        "model": [model, 0], "positive": list(positive), "negative": ["negative", 0], "latent_image": [latent, 0],
         "seed": 1, "steps": 1, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0,
     }  # fmt: skip
     return {"class_type": "KSampler", "inputs": inputs}
@@ -60,6 +60,14 @@ METER_CURVES = {
     "other_latent": ["run", 0], "other_image": ["picture", 0],
 }  # fmt: skip
 REGIONS = {"regions": ["scfg", 1], "latent": ["run", 0], "step": -1, "opacity": 0.5}
+REGION = {
+    "conditioning": ["prompt", 0], "where": ["mask", 0], "words": "cat", "strength": 1.0, "negative": ["prompt", 0],
+    "negative_strength": 1.0, "box": 0,
+}  # fmt: skip
+REGIONAL = {
+    "model": ["loader", 0], "conditioning": ["prompt", 0], "regions": ["region", 0], "width": 64, "height": 64,
+    "isolate": 0.0, "isolate_until": 0.5, "snap": "off", "start_percent": 0.0, "end_percent": 1.0,
+}  # fmt: skip
 CURVES = {"attention": ["excite", 1], "latent": ["run", 0]}
 
 
@@ -97,6 +105,14 @@ GRAPHS: dict[str, Graph] = {
              "out": preview("run")},
     "Meter": {"node": node("Meter", METER), "run": sampled("node"), "out": preview("run")},
     "MeterCurves": {"meter": node("Meter", METER), "run": sampled("meter"), "node": node("MeterCurves", METER_CURVES)},
+    "Region": {
+        "node": node("Region", REGION), "regions": node("Regions", {**REGIONAL, "regions": ["node", 0]}),
+        "run": sampled("regions", positive=("regions", 1)), "out": preview("run"),
+    },
+    "Regions": {
+        "region": node("Region", REGION), "node": node("Regions", REGIONAL),
+        "run": sampled("node", positive=("node", 1)), "out": preview("run"),
+    },
     "Schedule": {"node": node("Schedule", SCHEDULE), "run": sampled("node"), "out": preview("run")},
 }  # fmt: skip
 
@@ -131,7 +147,7 @@ def allowed(kind: str, options: dict) -> st.SearchStrategy:
     if kind == "FLOAT":
         return st.one_of(st.floats(options["min"], options["max"]), st.sampled_from([options["min"], options["max"]]))
     if kind == "INT":
-        return st.integers(options["min"], 5)
+        return st.integers(options["min"], max(options["min"], 5))
     if kind == "BOOLEAN":
         return st.booleans()
     if kind == "STRING":

@@ -28,7 +28,7 @@ from .edit import RegionalEdit, Shares
 from .places import Places
 from .region import NODE, Region
 from .snap import SNAPS
-from .texts import Process, Texts, check_base, join, joined
+from .texts import UNUSED, Process, Texts, check_base, join, joined
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -74,6 +74,10 @@ class RegionalRun(Run):
         self.shares: dict[tuple[Any, Where], Shares] = {}  # of these places, by cond and part of the batch
         self.conds: list[tuple[list, dict[str, Any]]] = []  # the prompts of this node, each in its list
         self.seen: dict[float, RegionStep] = {}  # by sigma
+        for number, region in enumerate(regions, start=1):
+            for said in dict.fromkeys(name for key, name in UNUSED.items() if key in region.conditioning[0][1]):
+                self.warn_once(f"the conditioning of region {number} has {said}, which a region does not use: only the "
+                               "base prompt's acts.")
         if settings.isolate and self.family.kind != "joint":
             self.warn_once(f"isolate does nothing in {self.family.name}, whose text and picture do not attend jointly.")
 
@@ -94,6 +98,8 @@ class RegionalRun(Run):
         for _, cond in self.conds:
             check_base(cond, self.texts)
             self._check_length(guider, cond)
+            if self.family.kind == "joint" and cond.get("reference_latents"):
+                self.warn_once("reference images see the base prompt alone, whatever lies in their place.")
         layers = model_layers(guider.model_patcher, NODE)
         downsample, read = layers_at(self.family, layers, None, NODE)
         self.places.begin_run(

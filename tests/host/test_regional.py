@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.controlnet
 import pytest
 import torch
-from host import tiny
+from host import test_conds, tiny
 from host.regional_runs import LEFT, RIGHT, WHOLE, region, regional
 from host.scfg_runs import probed, relative
 from host.sega_runs import SIZE, run
@@ -240,6 +240,14 @@ def test_places_that_can_hardly_act_are_told(sd15, settings, message, caplog):
 def test_bad_input_is_named_with_the_way_out(sd15, settings, message):
     with pytest.raises(ValueError, match=message):
         regional(sd15, settings).run(steps=1)
+
+
+def test_what_a_regions_conditioning_says_beside_its_text_is_told(sd15, caplog):
+    masked = test_conds.masked(test_conds.within(tiny.prompt(2), 0.1, 0.2), LEFT)
+    samples = regional(sd15, {"prompt": masked}).run(steps=1)
+    assert torch.equal(samples, regional(sd15, {}).run(steps=1))
+    for said in ("a mask", "a time range"):
+        assert f"Regional Prompts: the conditioning of region 1 has {said}, which a region does not use" in caplog.text
 
 
 def test_conditioning_that_is_not_sampled_or_has_regions_already_is_refused(sd15):

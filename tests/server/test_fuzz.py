@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 CASES = 20  # for each of the tests: 22 times 20 are 440
 SECONDS = 120  # for one case; on an idle machine most take a tenth of a second
-NAMES = ("S-CFG", "Attend-and-Excite", "SEGA", "Word Mask", "Region Preview", "Attention Curves", "Prompt with Words",
-         "Guidance Schedule", "Guidance Meter", "Meter Curves")
+NAMES = (
+    "S-CFG", "Attend-and-Excite", "SEGA", "Word Mask", "Region Preview", "Regional Prompts", "Region:",
+    "Attention Curves", "Prompt with Words", "Guidance Schedule", "Guidance Meter", "Meter Curves",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
