@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..guidance.precision import widen
-from ..guidance.word_weights import Index, Inputs, gaps, group_probabilities, runs, way, weigh
+from ..guidance.word_weights import MEMORY, Index, Inputs, gaps, group_probabilities, runs, way, weigh
 from .edits import ByOwner, Change, Edit, Part, Site
 from .families import Family
 from .layouts import Grid, Layer, Place
@@ -28,6 +28,7 @@ from .probabilities import Attention
 
 log = logging.getLogger(__name__)
 AVERAGE = 0.02  # how far from 1 the probabilities of all keys may sum to
+GATHERED = 4  # tensors as large as the queries that a part takes at once
 HOW = {"plain": "plain", "repeated": "repeated keys", "scaled": "two calls", "mixed": "two calls, by query"}
 
 
@@ -295,19 +296,25 @@ class _Chunk:
                 out[own, :, index] = out[own].index_select(2, index) + share.to(found) * found
 
     def _queries(self, share: Tensor, images: slice) -> list[_Queries]:
-        """Those of these images that have a share, known for as long as the edit keeps them."""
-        key = (id(share), images.start, images.stop, self.seen.grid, self.place.image.start)
+        """Those of these images that have a share, in blocks, known for as long as the edit keeps them."""
+        q = self.inputs.q
+        key = (id(share), images.start, images.stop, self.seen.grid, self.place.image.start, q.device, q.shape[3])
         if key not in self.kept:
-            shares = on_grid(share, self.seen.grid).expand(self.inputs.q.shape[0], -1)[images]
-            device = self.inputs.q.device
+            shares = on_grid(share, self.seen.grid).expand(len(q), -1)[images]
             self.kept[key] = share, [  # with the share, so that its id stays its
                 _Queries(
                     slice(images.start + few.start, images.start + few.stop), rows,
-                    (rows + self.place.image.start).to(device), shares[few][:, None, rows, None].to(device),
+                    (rows + self.place.image.start).to(q.device), shares[few][:, None, rows, None].to(q.device),
                 )
-                for few, rows in _alike(shares > 0) if len(rows)
+                for few, every in _alike(shares > 0) for rows in every.split(self._block(few.stop - few.start))
+                if len(rows)
             ]
         return self.kept[key][1]
+
+    def _block(self, images: int) -> int:
+        """How many queries are gathered at once: with what comes of them, within the memory that there is."""
+        _, heads, _, width = self.inputs.q.shape
+        return max(1, MEMORY // (GATHERED * images * heads * width * self.inputs.q.element_size()))
 
     def _keys(self, part: Part, columns: list[int]) -> Iterator[tuple[slice, list[Index]]]:
         """The keys that a part's queries see, by images that see the same ones: its text first, then all else."""
@@ -326,7 +333,7 @@ class _Chunk:
 
     def _places(self, seen: Tensor) -> list[tuple[slice, Tensor]]:
         """The picture's keys that are seen, by images that see the same ones; known as _queries are."""
-        key = (id(seen), self.seen.grid, self.place.image.start)
+        key = (id(seen), self.seen.grid, self.place.image.start, self.inputs.q.device)
         if key not in self.kept:
             there = (on_grid(seen, self.seen.grid) > 0).expand(self.inputs.q.shape[0], -1)
             device, start = self.inputs.q.device, self.place.image.start

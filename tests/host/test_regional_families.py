@@ -11,6 +11,7 @@ from host.regional_runs import Regional
 from host.scfg_runs import relative
 from host.test_scfg_families import noise, prompt
 
+from semantic_guidance.attention_hooks import weigh
 from semantic_guidance.attention_hooks.families import every_layer, model_family
 from semantic_guidance.attention_hooks.observe import Call
 
@@ -183,6 +184,15 @@ def test_a_batch_is_its_singles_and_soft_edges_negatives_words_and_snapping_act(
         assert relative(both[image : image + 1], alone) < EXACT
     without = regional(name, {**settings[0], "negative": None}, settings[1], snap="free")
     assert relative(run(name, without, noise=latents, steps=3), both) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["flux", "wan"])
+def test_in_small_blocks_of_queries_the_result_is_the_same(monkeypatch, name):
+    soft = torch.linspace(0, 1, noise(name).shape[-1]).expand(1, *noise(name).shape[-2:])
+    made = regional(name, {"where": soft})
+    expected_samples = run(name, made, cfg=1.0, steps=1)
+    monkeypatch.setattr(weigh, "MEMORY", 4 * 64 * 4 * 4)
+    assert relative(run(name, made, cfg=1.0, steps=1), expected_samples) < EXACT
 
 
 def test_hidream_whose_text_comes_in_parts_is_refused_by_name():
