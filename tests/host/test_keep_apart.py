@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from host import test_conds, tiny
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from host import company, test_company, test_conds, tiny
 from host.edits import calls_of, overridden
 from host.keep_apart_runs import kept_apart, traced, with_apart
 from host.scfg_runs import SIZE, relative, run
 from host.test_company import replaced
+from host.waits import per_evaluation
 
 from semantic_guidance.guidance.smoothing import smooth
 from semantic_guidance.nodes.attention_curves import SemanticGuidanceAttentionCurves
@@ -172,3 +174,75 @@ def test_what_it_costs_in_calls_of_attention(sd15):
     assert apart == plain_calls + layers  # a foreign override is asked once whether it is an average
     _, apart = counted(with_apart(sd15, emphasis=1.0))
     assert apart <= 2 * layers + 2 * 2 * layers + layers
+
+
+@pytest.mark.parametrize("divided", [
+    lambda model: test_company.with_windows(model), lambda model: test_company.with_windows(model, dim=3), "tiles",
+])
+def test_what_divides_the_picture_or_the_batch_is_refused(sd15, divided):
+    def tiled(apply_model, args):
+        halves = args["input"].chunk(2, dim=-1)
+        return torch.cat([apply_model(half, args["timestep"], **args["c"]) for half in halves], dim=-1)
+
+    model = sd15.clone()
+    if divided == "tiles":
+        model.set_model_unet_function_wrapper(tiled)
+    else:
+        model = divided(model)
+    with pytest.raises(ValueError, match="Keep Apart: the model was called for .* of a latent of 16 x 24"):
+        run(with_apart(model), batch=4, steps=1)
+
+
+def test_beside_nodes_that_take_attention_over_or_spare_calls_of_the_model(sd15, caplog):
+    couple = company.AttentionCouple().patch(sd15, tiny.prompt(5))
+    assert torch.equal(run(with_apart(couple)), run(couple))
+    assert "nothing was kept apart" in caplog.text and "another node replaces every attention layer" in caplog.text
+    cached, record, _ = kept_apart(test_company.with_easycache(sd15))
+    samples = run(cached, steps=5)
+    assert 1 <= len(record.of(samples).steps) < 5
+    assert relative(samples, run(test_company.with_easycache(sd15), steps=5)) > 1e-4
+
+
+def test_a_compiled_model_runs_uncompiled_where_it_acts(sd15, caplog):
+    model, compiled = sd15.clone(), []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    options = {"guard_filter_fn": lambda guards: ["transformer_options" not in guard.name for guard in guards]}
+    block = "diffusion_model.output_blocks.3.1.transformer_blocks.0"
+    set_torch_compile_wrapper(model, backend=backend, options=options, keys=[block])
+    assert relative(run(model), run(sd15)) < tiny.EXACT and compiled
+    assert relative(run(with_apart(model)), run(with_apart(sd15))) < tiny.EXACT
+    assert "runs uncompiled" in caplog.text
+    torch.compiler.reset()
+
+
+def test_weights_that_stay_behind_change_nothing(monkeypatch, sd15):
+    model = with_apart(tiny.sd15())
+    load = model.load
+
+    def load_a_third(device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
+        load(device_to, model.model_size() // 3, force_patch_weights, full_load=False)
+
+    monkeypatch.setattr(model, "load", load_a_third)
+    samples = run(model)
+    assert model.model.model_lowvram
+    assert relative(samples, run(with_apart(sd15))) < tiny.EXACT
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_in_the_hosts_own_precisions(dtype):
+    model = tiny.sd15(dtype=dtype)
+    apart = with_apart(model)
+    samples = run(apart)
+    assert samples.isfinite().all() and torch.equal(run(apart), samples)
+    assert relative(samples, run(model)) > 1e-4
+
+
+def test_a_gpu_is_waited_for_once_a_step(monkeypatch, sd15):
+    monkeypatch.setattr(apart_run, "FEW", 0)
+    model, found = per_evaluation(with_apart(sd15))
+    run(model, steps=3)
+    assert [sum(waits.values()) for waits in found] == [1, 1, 1], found
