@@ -4,6 +4,7 @@ from . import (
     attend_excite,
     attention_curves,
     characteristic,
+    keep_apart,
     meter,
     meter_curves,
     prompt,
@@ -18,7 +19,7 @@ from . import (
 
 NODES = [
     *prompt.NODES, *scfg.NODES, *region_preview.NODES, *word_mask.NODES, *sega.NODES, *attend_excite.NODES,
-    *attention_curves.NODES, *schedule.NODES, *meter.NODES, *meter_curves.NODES,
+    *keep_apart.NODES, *attention_curves.NODES, *schedule.NODES, *meter.NODES, *meter_curves.NODES,
     *region.NODES, *regions.NODES,
     *characteristic.NODES,
 ]

@@ -37,6 +37,10 @@ EXCITE = {
     "scale_start": 1.0, "scale_end": 0.5, "threshold_start": 0.05, "threshold_20": 0.5, "threshold_40": 0.8,
     "max_move": 0.1, "map_scale": "auto",
 }  # fmt: skip
+APART = {
+    "model": ["loader", 0], "words": "cat, dog", "strength": 1.0, "emphasis": 4.0, "threshold": 1.0, "memory": 0.7,
+    "map_scale": "auto", "start_percent": 0.0, "end_percent": 1.0,
+}  # fmt: skip
 CONCEPT = {
     "conditioning": ["prompt", 0], "direction": "add", "edit_guidance_scale": 5.0, "threshold": 0.9, "warmup": 0.0,
     "cooldown": 0.0, "counted_in": "percent", "weight": 1.0, "confine_to": "", "mask": ["mask", 0],
@@ -93,6 +97,7 @@ GRAPHS: dict[str, Graph] = {
     },
     "WordMask": {"node": node("WordMask", WORDS), "out": preview("node")},
     "AttendExcite": {"node": node("AttendExcite", EXCITE), "run": sampled("node"), "out": preview("run")},
+    "KeepApart": {"node": node("KeepApart", APART), "run": sampled("node"), "out": preview("run")},
     "AttentionCurves": {
         "excite": node("AttendExcite", EXCITE), "run": sampled("excite"),
         "node": node("AttentionCurves", CURVES),

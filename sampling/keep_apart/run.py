@@ -155,8 +155,9 @@ class KeepApartRun(Run):
             most[view] = torch.where(ahead, share, most[view])
             blurred = smooth(seen[item.uuid])
             highest = blurred.flatten(2).amax(dim=2)
-            present = torch.tensor([bool(columns) for columns in text.columns], device=x.device)
-            peaks = torch.maximum(peaks, highest.masked_fill(~present, -torch.inf))
+            for number, columns in enumerate(text.columns):
+                if columns:
+                    peaks[:, number] = torch.maximum(peaks[:, number], highest[:, number])
             frames = blurred.flatten(2, -3).amax(dim=2) if blurred.ndim > 4 else blurred
             maps = torch.maximum(maps, F.interpolate(frames, maps.shape[-2:], mode="bilinear"))
         peaks = peaks.masked_fill(peaks.isinf(), torch.nan)

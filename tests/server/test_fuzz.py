@@ -10,11 +10,11 @@ import pytest
 from fuzzed_graphs import COMMON, GRAPHS, allowed_graphs, any_graphs
 from hypothesis import HealthCheck, Phase, given, settings
 
-CASES = 20  # for each of the tests: 22 times 20 are 440
+CASES = 20  # for each of the tests, of every node
 SECONDS = 120  # for one case; on an idle machine most take a tenth of a second
 NAMES = (
     "S-CFG", "Attend-and-Excite", "SEGA", "Word Mask", "Region Preview", "Regional Prompts", "Region:",
-    "Attention Curves", "Prompt with Words", "Guidance Schedule", "Guidance Meter", "Meter Curves",
+    "Attention Curves", "Prompt with Words", "Guidance Schedule", "Guidance Meter", "Meter Curves", "Keep Apart",
 )
 
 
