@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 
 import workflow_files
 from comfy_client import ComfyClient, Graph
@@ -26,6 +27,7 @@ SCHEDULE = {
     "schedule": ["save_plain", "save_guided", "save_words"], "meter": ["curves"], "meter_curves": ["word_curves"],
 }
 REGIONS = {"regions": ["save_plain", "save_guided", "preview"]}
+KEEP_APART = {"keep_apart": ["save_plain", "save_excited", "preview"]}
 ATTEND_EXCITE = {"attend_excite": ["save_plain", "save_excited"], "attention_curves": ["curves"]}
 
 
@@ -35,7 +37,26 @@ def runs() -> list[tuple[Graph, dict[str, list[str]]]]:
         workflow_files.on_sticker_world(workflow_files.load(name))
         for name in ("scfg_text_to_image", "sega_edit", "attend_excite", "guidance_over_time", "regions_from_boxes")
     )
-    return [(scfg, SCFG), (sega, SEGA), (attend_excite, ATTEND_EXCITE), (schedule, SCHEDULE), (regions, REGIONS)]
+    return [(scfg, SCFG), (sega, SEGA), (attend_excite, ATTEND_EXCITE), (schedule, SCHEDULE), (regions, REGIONS),
+            (two_subjects(attend_excite), KEEP_APART)]
+
+
+def two_subjects(attend_excite: Graph) -> Graph:
+    """The same samplers at cfg 1, with Keep Apart in the place of Attend-and-Excite."""
+    graph = json.loads(json.dumps(attend_excite))
+    del graph["curves"]
+    graph["positive"]["inputs"]["text"] = "a blue horse and a red car"
+    graph["seed"]["inputs"]["value"] = 5
+    for sampler in workflow_files.nodes_of(graph, "KSampler"):
+        sampler["cfg"] = 1.0
+    graph["excite"] = {"class_type": "SemanticGuidanceKeepApart", "inputs": {
+        "model": ["loader", 0], "words": "blue horse, red car", "strength": 1.0, "emphasis": 4.0, "threshold": 1.0,
+        "memory": 0.7, "map_scale": "auto", "start_percent": 0.0, "end_percent": 1.0,
+    }}
+    graph["preview"] = {"class_type": "SemanticGuidanceRegionPreview", "inputs": {
+        "regions": ["excite", 2], "latent": ["excited", 0], "image": ["excited_image", 0], "step": -1, "opacity": 0.55,
+    }}
+    return graph
 
 
 def shown(client: ComfyClient, graph: Graph, wanted: dict[str, list[str]]) -> dict[str, Image.Image]:
