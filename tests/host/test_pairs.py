@@ -6,7 +6,16 @@ from itertools import permutations
 
 import pytest
 import torch
-from host import attend_excite_runs, keep_apart_runs, regional_runs, scfg_runs, schedule_runs, sega_runs, tiny
+from host import (
+    attend_excite_runs,
+    characteristic_runs,
+    keep_apart_runs,
+    regional_runs,
+    scfg_runs,
+    schedule_runs,
+    sega_runs,
+    tiny,
+)
 from host.scfg_runs import relative, run
 
 from semantic_guidance.sampling.word_mask import word_maps
@@ -36,7 +45,13 @@ def with_keep_apart(model) -> tuple:
     return keep_apart_runs.kept_apart(model)[:2]
 
 
-NODES = [with_scfg, with_sega, with_attend_excite, with_schedule, with_regions, with_keep_apart]
+def with_characteristic(model) -> tuple:
+    return characteristic_runs.characteristic(model, iterations=6, regularization=50.0, tolerance=2e-3), None
+
+
+NODES = [
+    with_scfg, with_sega, with_attend_excite, with_schedule, with_regions, with_keep_apart, with_characteristic,
+]
 
 
 def stacked(model, nodes) -> tuple:
