@@ -14,13 +14,12 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..guidance.precision import widen
 from ..guidance.word_weights import MEMORY, Index, Inputs, gaps, group_probabilities, runs, way, weigh
 from .edits import ByOwner, Change, Edit, Part, Site
 from .families import Family
+from .grids import alike, by_owner, nearest, on_device, on_grid, some
 from .layouts import Grid, Layer, Place
 from .observe import Call, Observation, watcher_of
 from .override import OVERRIDE, HostAttention, Override
@@ -245,10 +244,10 @@ class _Chunk:
     def _on_grid(self, weight: Any) -> Any:
         resized, grid, device = self.editor.resized, self.seen.grid, self.inputs.q.device
         if isinstance(weight, ByOwner) and self.hard:
-            return Hard(resized(_nearest, weight.owners, grid), weight.weights)
+            return Hard(resized(nearest, weight.owners, grid), weight.weights)
         if isinstance(weight, ByOwner):
-            return resized(_by_owner, weight.owners, grid, weight.weights, device)
-        return resized(_on_device, weight, grid, device) if isinstance(weight, Tensor) else float(weight)
+            return resized(by_owner, weight.owners, grid, weight.weights, device)
+        return resized(on_device, weight, grid, device) if isinstance(weight, Tensor) else float(weight)
 
     def attention(self) -> Tensor:
         """[B, heads, Q, d]"""
@@ -306,7 +305,7 @@ class _Chunk:
                     slice(images.start + few.start, images.start + few.stop), rows,
                     (rows + self.place.image.start).to(q.device), shares[few][:, None, rows, None].to(q.device),
                 )
-                for few, every in _alike(shares > 0) for rows in every.split(self._block(few.stop - few.start))
+                for few, every in alike(shares > 0) for rows in every.split(self._block(few.stop - few.start))
                 if len(rows)
             ]
         return self.kept[key][1]
@@ -337,7 +336,7 @@ class _Chunk:
         if key not in self.kept:
             there = (on_grid(seen, self.seen.grid) > 0).expand(self.inputs.q.shape[0], -1)
             device, start = self.inputs.q.device, self.place.image.start
-            self.kept[key] = seen, [(few, (places + start).to(device)) for few, places in _alike(there)]
+            self.kept[key] = seen, [(few, (places + start).to(device)) for few, places in alike(there)]
         return self.kept[key][1]
 
     def _weighed(
@@ -354,9 +353,9 @@ class _Chunk:
             return self._soft(inputs, groups, images, places, None)
         code = torch.zeros((1, 1), dtype=torch.int64)
         for weight in {id(weight.owners): weight for weight in hard}.values():
-            code = code * len(weight.weights) + _some(weight.owners, images, places)
+            code = code * len(weight.weights) + some(weight.owners, images, places)
         out = torch.empty_like(inputs.q)
-        for few, _ in _alike(code.expand(len(inputs.q), -1)):
+        for few, _ in alike(code.expand(len(inputs.q), -1)):
             same = code.expand(len(inputs.q), -1)[few.start]
             for each in same.unique().tolist():
                 rows = (same == each).nonzero()[:, 0]
@@ -377,51 +376,10 @@ class _Chunk:
             product: Any = 1.0
             for weight in weights:
                 if isinstance(weight, Hard):
-                    weight = weight.weights[int(_some(weight.owners, images, None)[0, place])]
+                    weight = weight.weights[int(some(weight.owners, images, None)[0, place])]
                 elif isinstance(weight, Tensor):
-                    weight = _some(weight, images, places)
+                    weight = some(weight, images, places)
                 product = product * weight
             resolved.append((columns, product))
         self.editor.acted(self.seen.layer, HOW[way(resolved, inputs.k.shape[2])])
         return weigh(self.host.attend, inputs, resolved)
-
-
-def _some(values: Tensor, images: slice, places: Tensor | None) -> Tensor:
-    """[B or 1, P] of some images and places."""
-    values = values if len(values) == 1 else values[images]
-    return values if places is None else values.index_select(1, places.to(values.device))
-
-
-def _alike(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Images [B, P] that are the same, neighbours together, each with the places that are not 0."""
-    start = 0
-    for image in range(1, len(rows) + 1):
-        if image == len(rows) or not torch.equal(rows[image], rows[start]):
-            yield slice(start, image), rows[start].nonzero()[:, 0]
-            start = image
-
-
-def on_grid(values: Tensor, grid: Grid) -> Tensor:
-    """A map [B, (T,) h, w] on the grid of a layer, [B, P]: means of the cells where it shrinks, bilinear elsewhere."""
-    values = widen(values if values.ndim == 4 else values[:, None])[:, None]  # [B, 1, T, h, w]
-    if all(length <= size for length, size in zip(grid, values.shape[2:], strict=True)):
-        values = F.adaptive_avg_pool3d(values, grid)
-    else:
-        values = F.interpolate(values, size=grid, mode="trilinear", align_corners=False)
-    return values.flatten(1)
-
-
-def _on_device(values: Tensor, grid: Grid, device: torch.device) -> Tensor:
-    return on_grid(values, grid).to(device)
-
-
-def _by_owner(owners: Tensor, grid: Grid, weights: tuple[float, ...], device: torch.device) -> Tensor:
-    """The weight of each place's owner as a map, with borders that are as soft as the owners' cells are large."""
-    weight = torch.stack([(owners == number) * each for number, each in enumerate(weights)]).sum(dim=0)
-    return _on_device(weight, grid, device)
-
-
-def _nearest(owners: Tensor, grid: Grid) -> Tensor:
-    """Owners [B, (T,) h, w] on the grid of a layer, [B, P] on the CPU."""
-    owners = owners if owners.ndim == 4 else owners[:, None]
-    return F.interpolate(owners[:, None].float(), size=grid, mode="nearest-exact").flatten(1).long().cpu()

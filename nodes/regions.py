@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
+from ..sampling.regional.patch import patch_regional
 from ..sampling.regional.region import NODE, Boxes, Region
-from ..sampling.regional.run import Settings, patch_regional
+from ..sampling.regional.run import Settings
 from ..sampling.regional.snap import SNAPS
 from .checks import checked
 from .sockets import CATEGORY, RegionalPrompts, Regions

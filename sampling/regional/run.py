@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from comfy.conds import CONDConstant
-from comfy.model_management import is_oom
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...attention_hooks.edits import Edit
@@ -19,25 +15,20 @@ from ...attention_hooks.token_maps import Where
 from ...attention_hooks.weigh import edited
 from ...guidance.regions import prompt_shares
 from ..conds import REGIONS_KEY, active_conds, text_length
-from ..post_cfg import name_of
-from ..record import fingerprint
-from ..region_record import Region as ShownRegion
-from ..region_record import RegionRecord, Regions, RegionStep
-from ..run import PREFIX, Evaluation, Run, SigmaRange, add_outermost, add_run, current_run
+from ..region_record import RegionRecord
+from ..run import PREFIX, Evaluation, Run, SigmaRange
 from .edit import RegionalEdit, Shares
 from .places import Places
 from .region import NODE, Region
+from .seen import Seen, faults
 from .snap import SNAPS
 from .texts import UNUSED, Process, Texts, check_base, join, joined
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
     from comfy.samplers import CFGGuider
 
 log = logging.getLogger(__name__)
 APART = f"{PREFIX}.regional"  # what a cond has beside its text so that the host calls a model for it alone
-OTHER_TEXTS = {"HiDream": "its prompt in parts, of which only one can be joined"}  # by the name of the family
-FEWEST_CELLS = 4  # of the coarsest grid, for a region
 
 
 class Settings(NamedTuple):
@@ -73,7 +64,7 @@ class RegionalRun(Run):
         self.now: Tensor | None = None  # the places of all regions, [R, 1 or B, *size] on the CPU
         self.shares: dict[tuple[Any, Where], Shares] = {}  # of these places, by cond and part of the batch
         self.conds: list[tuple[list, dict[str, Any]]] = []  # the prompts of this node, each in its list
-        self.seen: dict[float, RegionStep] = {}  # by sigma
+        self.seen = Seen(regions)
         for number, region in enumerate(regions, start=1):
             for said in dict.fromkeys(name for key, name in UNUSED.items() if key in region.conditioning[0][1]):
                 self.warn_once(f"the conditioning of region {number} has {said}, which a region does not use: only the "
@@ -139,8 +130,8 @@ class RegionalRun(Run):
             self.now = now
             self.shares.clear()
             self.edit.kept.clear()
-        if not self.seen:
-            self._check_places()
+            for fault in faults(self.regions, now, self.layers, x.shape[2:]):
+                self.warn_once(fault)
         own = {cond["uuid"] for _, cond in self.conds}
         lists = {id(conds): conds for conds, _ in self.conds}.values()
         self.active = {
@@ -202,120 +193,22 @@ class RegionalRun(Run):
     def end_evaluation(self, evaluation: Evaluation, denoised: Tensor) -> None:
         if not self.acts:
             return
-        self._record()
+        self.seen.note(self.now, self.batch, evaluation)
         self.places.end(self.conds[0][0])
-
-    def _record(self) -> None:
-        """Where each region has the largest part of a place, and the share that its prompt has there."""
-        owner = prompt_shares(self.now, [1.0] * len(self.regions)).argmax(dim=0, keepdim=True)
-        shares = prompt_shares(self.now, [region.strength for region in self.regions])
-        share = shares.gather(0, owner).expand(-1, self.batch, *owner.shape[2:])[0]
-        owner = owner[0].to(torch.int16).expand_as(share)
-        rates = torch.tensor([[1.0, *(region.strength for region in self.regions)]]).expand(self.batch, -1)
-        sigma = self.evaluation.sigma_value
-        self.seen[sigma] = RegionStep(self.evaluation.step, sigma, owner, rates, share.half())
-
-    def _check_places(self) -> None:
-        """Warn of regions that can hardly act, in the first evaluation in which they do."""
-        coarsest = min(self.layers, key=lambda layer: layer.positions(self.evaluation.x.shape[2:]))
-        grid = coarsest.grid(self.evaluation.x.shape[2:])
-        cells = self.now.flatten(2).mean(dim=(1, 2)) * grid[0] * grid[1] * grid[2] / grid[0]
-        for number, (region, count) in enumerate(zip(self.regions, cells.tolist(), strict=True), start=1):
-            if region.words:
-                continue
-            if not count:
-                self.warn_once(f"region {number} has no place: its mask is empty, or the regions before it, which go "
-                               "first, cover all of it. Move it forward in the chain, or make it larger.")
-            elif count < FEWEST_CELLS:
-                self.warn_once(f"region {number} covers {count:.1f} cells of the {grid[1]} x {grid[2]} of this model's "
-                               "coarsest attention, so that it can hardly act. Make it larger.")
-        base = prompt_shares(self.now, [region.strength for region in self.regions])[0]
-        if not base.any():
-            self.warn_once("the regions cover the whole picture with strength 1, so that nothing reads the base "
-                           "prompt. Leave room for it, or lower a strength.")
 
     def finish(self, samples: Tensor) -> None:
         for phrase in self.places.unseen():
             self.warn_once(f'the model saw "{phrase}" nowhere, so that a region of it had no place.')
         for number in self.places.kept:
             self.warn_once(f"the words of region {number + 1} stood out nowhere in its box, which stays as it is.")
-        if not self.seen:
+        regions = self.seen.regions_of(samples, self.downscale)
+        if regions is None:
             self.warn_once("no step of this run is between start_percent and end_percent, so that nothing was changed.")
             return
-        first: dict[int, RegionStep] = {}  # samplers that evaluate a step more than once start at its sigma
-        for seen in sorted(self.seen.values(), key=lambda seen: -seen.sigma):
-            first.setdefault(seen.step, seen)
-        names = [ShownRegion(0, 0, "base prompt"), *(
-            ShownRegion(number, 0, name) for number, name in enumerate(self.names, start=1)
-        )]
-        regions = Regions(tuple(names), tuple(first.values()), self.downscale, fingerprint(samples), NODE)
         self.record.add(regions)
-        log.info("%s: %s", NODE, self._summary(regions))
-
-    @property
-    def names(self) -> list[str]:
-        return [region.name or f"region {number}" for number, region in enumerate(self.regions, start=1)]
-
-    def _summary(self, regions: Regions) -> str:
-        """One line: the mean share of each prompt in the last step, and where and when they acted."""
-        last = prompt_shares(self.now, [region.strength for region in self.regions]).flatten(1).mean(dim=1).tolist()
-        parts = [f"{name} {100 * share:.0f} %" for name, share in zip(["base prompt", *self.names], last, strict=True)]
-        steps = [seen.step + 1 for seen in regions.steps]
-        return (
-            f"{', '.join(parts)} of the picture; acted in {len(self.edit.acted)} of {self.edit.layers} layers, "
-            f"steps {steps[0]}-{steps[-1]}."
-        )
+        log.info("%s: %s; acted in %d of %d layers, steps %d-%d.", NODE, self.seen.summary(), len(self.edit.acted),
+                 self.edit.layers, regions.steps[0].step + 1, regions.steps[-1].step + 1)
 
 
 def _times(size: Any) -> str:
     return " x ".join(map(str, size))
-
-
-def patch_regional(
-    model: ModelPatcher, conditioning: list, regions: tuple[Region, ...], settings: Settings
-) -> tuple[ModelPatcher, list, RegionRecord]:
-    """A clone of `model` and a conditioning, which together are sampled with these regions, and the runs' record.
-
-    Raises ValueError for a model whose attention cannot be changed, and for a conditioning that has regions already.
-    """
-    record = RegionRecord(NODE, "a sampler, with the conditioning that it gives")
-    family = model_family(model, NODE)
-    if family.name in OTHER_TEXTS:
-        raise ValueError(f"{NODE}: {family.name} reads {OTHER_TEXTS[family.name]}, so that regions cannot have prompts "
-                         "of their own there. Use a model of another family.")
-    if any(REGIONS_KEY in extra for _, extra in conditioning):
-        raise ValueError(f"{NODE}: this conditioning has regions already. Chain all regions through previous, into one "
-                         "Regional Prompts.")
-    if not any(region.strength for region in regions):
-        return model, conditioning, record
-    model = model.clone()
-    mark = uuid.uuid4().hex
-    key = add_run(model, lambda guider, sigmas: RegionalRun(guider, sigmas, regions, settings, mark, record), True)
-
-    def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
-                       *args, **kwargs):
-        run = current_run(extra_args["model_options"], key)
-        if run is not None:
-            run.prepare(guider, noise, latent_image, denoise_mask, extra_args.get("seed"))
-        return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)
-
-    def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
-        kwargs.pop(APART, None)
-        run = transformer_options.get(key)
-        if run is not None:
-            c_crossattn, kwargs, transformer_options = run.join(c_crossattn, kwargs, transformer_options)
-        try:
-            return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
-        except RuntimeError as error:
-            patches = transformer_options.get("patches", {})
-            names = ", ".join(dict.fromkeys(map(name_of, patches.get("attn2_patch", []))))
-            if JOINED not in transformer_options or not names or is_oom(error):
-                raise
-            raise ValueError(
-                f"{NODE}: another node changes the model's attention to the text ({names}), and the model fails with "
-                f"the prompts of regions in it ({error}). Leave it or this node out."
-            ) from error
-
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, PREFIX, sampler_sample)
-    add_outermost(model, WrappersMP.APPLY_MODEL, apply_model)
-    return model, [[text, {**extra, REGIONS_KEY: mark}] for text, extra in conditioning], record
