@@ -48,6 +48,7 @@ class Family(NamedTuple):
     longest: str = ""  # the model's attribute that holds how many tokens of text it takes, where it leaves out the rest
     token_ids: str = ""  # in a conditioning, of which the model makes its columns instead of the conditioning's own
     until_eot: bool = False  # Attend-and-Excite: words compete until their chunk's end token, padding does not
+    mixes_text: bool = False  # whether blocks of the text alone, in the model, come before (cross)
     gradient: str | None = None  # why attention has no gradient by the latent; None where it has
     unread: Callable[[Any], list[Layer]] = lambda model: []  # blocks after those, which attend to text and are not read
     only: Callable[[BaseModel], bool] = lambda model: True  # for rows that share a class: the first that fits
@@ -146,7 +147,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("LTX-Video", ("LTXV",), "cross", stacks(_one, True, block="transformer_blocks"), window=CROSS,
            keyed=False, gradient=IN_PLACE),
     Family("Kandinsky 5", ("Kandinsky5", "Kandinsky5Image"), "cross",
-           stacks(_edges, double="visual_transformer_blocks"), window=CROSS,
+           stacks(_edges, double="visual_transformer_blocks"), window=CROSS, mixes_text=True,
            gradient=TRAINING),
 )
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Protocol
 
 ITERATIONS = 24
+
+
+class Curve(Protocol):
+    """The host's CURVE: something that changes with the progress, x from 0 to 1."""
+
+    def interp(self, x: float) -> float: ...
 
 
 def percent_at(model_sampling: Any, sigma: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP
@@ -14,7 +14,7 @@ from ...attention_hooks.observe import Call
 from ...guidance.schedules import SHAPES, cfgpp_scale, clamped, powered_cosine
 from ...words.factors import WordFactor
 from ..conds import guidance_direction
-from ..percent import Progress
+from ..percent import Curve, Progress
 from ..post_cfg import Guidance, add_guidance, check_compared
 from ..run import PREFIX, Evaluation, SigmaRange
 from ..samplers import sampler_name
@@ -28,12 +28,6 @@ log = logging.getLogger(__name__)
 NODE = "Guidance Schedule"
 POWERED_COSINE, WINDOW, CFGPP = "powered cosine", "window", "CFG++"
 PRESETS = (*SHAPES, POWERED_COSINE, WINDOW, CFGPP)
-
-
-class Curve(Protocol):
-    """The host's CURVE."""
-
-    def interp(self, x: float) -> float: ...
 
 
 class Settings(NamedTuple):

@@ -1,0 +1,213 @@
+"""Word Strength in the host: weights in attention above 1, in the text below, and both below 0."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from comfy.sampler_helpers import prepare_mask
+from torch import Tensor
+
+from ...attention_hooks.edits import Change, Edit
+from ...attention_hooks.families import Family, every_layer, model_layers
+from ...attention_hooks.observe import JOINED, Call
+from ...attention_hooks.weigh import edited
+from ..conds import STRENGTH_KEY, active_conds
+from ..percent import Progress
+from ..record import fingerprint
+from ..run import Evaluation, Run, SigmaRange
+from .attention import Columns, StrengthEdit, heavier, lighter, phrase_places, turned, unseen
+from .peaks import Peaks, highest
+from .record import IN_TEXT, StrengthRecord, StrengthStep, StrengthTrace
+from .settings import NODE, Settings
+from .text_run import TEXT, Process, differences, with_words_behind, without_words
+
+if TYPE_CHECKING:
+    from comfy.samplers import CFGGuider
+
+log = logging.getLogger(__name__)
+NEGPIP = "ppm_negpip"  # in the options of a model whose prompts NegPip has encoded as keys and values in turn
+
+
+class Prompt(NamedTuple):
+    """A cond whose words have this strength."""
+
+    length: int  # of its text
+    columns: Columns
+    differences: dict[str, Tensor]  # of what the model is called with, where the run changes the text
+
+    @property
+    def every(self) -> tuple[int, ...]:
+        return tuple(sorted({column for phrase in self.columns for column in phrase}))
+
+
+class StrengthRun(Run):
+    """One sampling run; hands what it did to `record` when it ends well.
+
+    family: None where attention is not touched, as all is done in the text.
+    """
+
+    node = NODE
+
+    def __init__(self, guider: CFGGuider, settings: Settings, family: Family | None, record: StrengthRecord):
+        model = guider.model_patcher
+        if family is not None and model.model_options.get(NEGPIP):
+            raise ValueError(
+                f"{NODE}: NegPip (ppm) is on this model and doubles the text, so that words are not where they were "
+                "encoded. Leave out NegPip or this node; strengths below 0 steer away, too."
+            )
+        self.settings = settings
+        self.record = record
+        self.family = family
+        self.layers = [] if family is None else every_layer(model, NODE)
+        self.peaks = None if family is None else Peaks(NODE, family, model_layers(model, NODE))
+        self.in_place = family is not None and (family.kind == "joint" or family.mixes_text)
+        self.progress = Progress(model.get_model_object("model_sampling"))
+        self.range = SigmaRange(model, settings.start_percent, settings.end_percent)
+        self.prompts: dict[Any, Prompt] = {}  # by the uuid of the cond
+        self.mask: Tensor | None = None  # [B or 1, (T,) H, W]
+        self.views: dict[Any, tuple[slice, ...]] = {}  # of the conds, where there is a mask
+        self.edit = Edit(NODE)  # what became of those of all forwards
+        self.steps: dict[int, StrengthStep] = {}
+        self.strength = 1.0
+
+    def at(self, sigma: float) -> float:
+        return self.settings.at(self.progress.at(sigma)) if sigma in self.range else 1.0
+
+    def prepare(self, key: str, process: Process) -> None:
+        """Once the host has processed the conds: find those that are this node's."""
+        for cond in (cond for conds in process.guider.conds.values() for cond in conds):
+            known = cond.get(STRENGTH_KEY) or {}
+            if key in known:
+                length, columns = 0, ()
+                if self.family is not None:
+                    length, columns = phrase_places(cond, self.family, self.settings.words)
+                change = known[key]
+                self.prompts[cond["uuid"]] = Prompt(
+                    length, columns, {} if change is None else differences(process, cond, change)
+                )
+        if not self.prompts:
+            raise ValueError(
+                f"{NODE}: the prompt that is sampled is not the one that this node gave. Connect the conditioning of "
+                "this node to the sampler, directly or through nodes that keep it."
+            )
+        if self.family is not None and not any(prompt.every for prompt in self.prompts.values()):
+            raise ValueError(
+                f"{NODE}: {', '.join(self.settings.words)} is not where it was encoded: another node has changed the "
+                "prompt. Put this node behind that one, or leave it out."
+            )
+        if self.settings.mask is not None:
+            if len(self.latent_shapes) > 1:
+                raise ValueError(f"{NODE}: a mask has no place in a latent of several parts, such as video with sound. "
+                                 "Leave it out.")
+            shape = (process.noise.shape[0], 1, *process.noise.shape[2:])
+            self.mask = prepare_mask(self.settings.mask, shape, process.noise.device)[:, 0].clamp(0, 1)
+
+    def reads_attention(self, evaluation: Evaluation) -> bool:
+        return self.family is not None and self.at(evaluation.sigma_value) != 1
+
+    def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
+        self.strength = self.at(evaluation.sigma_value)
+        self.steps[evaluation.step] = StrengthStep(evaluation.step, self.strength, None, None)
+        if self.mask is not None and self.strength != 1:
+            active = [item for conds in guider.conds.values() if any(cond["uuid"] in self.prompts for cond in conds)
+                      for item in active_conds(conds, evaluation.x, evaluation.cpu_sigma)]
+            self.views = {item.uuid: item.view for item in active}
+
+    def end_evaluation(self, evaluation: Evaluation, denoised: Tensor) -> None:
+        if self.peaks is not None and self.peaks.maps is not None:
+            maps, self.peaks.maps = self.peaks.maps, None
+            self.steps = {number: step._replace(maps=None) for number, step in self.steps.items()}
+            self.steps[evaluation.step] = StrengthStep(evaluation.step, self.strength, highest(maps), maps.half())
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether the text with all words follows that without: some queries, or some of its words, are to be seen."""
+        return not self.in_place and (self.strength < 0 or (self.strength < 1 and self.mask is not None))
+
+    def change_text(
+        self, text: Tensor | None, extra: dict[str, Any], transformer_options: dict[str, Any]
+    ) -> tuple[Tensor | None, dict[str, Any], dict[str, Any]]:
+        """What the model is called with, with this moment's strength in the text."""
+        uuids = transformer_options["uuids"]
+        chunks = {chunk: self.prompts[uuid] for chunk, uuid in enumerate(uuids) if uuid in self.prompts}
+        if self.strength >= 1 or text is None or not any(prompt.differences for prompt in chunks.values()):
+            return text, extra, transformer_options
+        if JOINED in transformer_options and self.is_joined:
+            raise ValueError(
+                f"{NODE}: another node joins prompts in this model: Regional Prompts, or a Word Strength below 0 or with "
+                "a mask. Name all such words in one node, and leave regions out."
+            )
+        images = len(text) // len(uuids)
+        given: dict[str, Any] = {TEXT: text, **extra}
+        rows = {chunk: slice(chunk * images, (chunk + 1) * images) for chunk in chunks}
+        for chunk, prompt in chunks.items():
+            for name, difference in prompt.differences.items():
+                if isinstance(given.get(name), Tensor) and (name == TEXT or self.mask is None):
+                    kept = prompt.every if self.in_place and self.strength < 0 and name == TEXT else ()
+                    given[name] = without_words(given[name], rows[chunk], difference, 1 - max(self.strength, 0.0), kept)
+        changed, options = given.pop(TEXT), transformer_options
+        if self.is_joined:
+            changed, options = with_words_behind(changed, text, list(rows.values()), options)
+        return changed, given, options
+
+    def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
+        if self.peaks is None or self.strength == 1:
+            return transformer_options
+        prompts = {uuid: (prompt.length, prompt.columns) for uuid, prompt in self.prompts.items() if prompt.every}
+        return self.peaks.watch_forward(call, transformer_options, prompts)
+
+    def edit_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
+        if self.family is None or self.strength == 1:
+            return transformer_options
+        changes = {}
+        for uuid in transformer_options["uuids"]:
+            change = self.change(uuid, call, transformer_options)
+            if change is not None:
+                changes[uuid] = change
+        if not changes:
+            return transformer_options
+        return edited(transformer_options, self.family, call, self.layers, StrengthEdit(NODE, changes, self.edit))
+
+    def change(self, uuid: Any, call: Call, transformer_options: dict[str, Any]) -> Change | None:
+        """What attention is to become for one cond in this forward."""
+        prompt = self.prompts.get(uuid)
+        if prompt is None or not prompt.every:
+            return unseen(call.text) if self.is_joined else None
+        mask = self.mask_for(uuid, call, transformer_options)
+        if self.strength > 1:
+            return heavier(prompt.every, prompt.length, self.strength, mask)
+        if self.is_joined:
+            return lighter(prompt.every, prompt.length, call.text, self.strength, mask)
+        return turned(prompt.every, prompt.length, self.strength) if self.strength < 0 else None
+
+    def mask_for(self, uuid: Any, call: Call, transformer_options: dict[str, Any]) -> Tensor | None:
+        """The mask of what this call holds of the latent for a cond: of its area, and of its context window."""
+        if self.mask is None:
+            return None
+        mask = self.mask[(slice(None), *self.views[uuid])] if uuid in self.views else self.mask
+        window = transformer_options.get("context_window")
+        if window is not None and window.dim in (0, 2):
+            anchor = getattr(window, "causal_anchor_index", None)  # what the host puts before the window's own
+            own = ([] if anchor is None else [anchor]) + list(window.index_list)
+            mask = torch.stack([mask.select(window.dim // 2, index) for index in own], dim=window.dim // 2)
+        return mask
+
+    def finish(self, samples: Tensor) -> None:
+        paths = dict.fromkeys(how for how in self.edit.acted.values() if how)
+        if self.settings.strength < 1:
+            paths = {IN_TEXT: None, **paths}
+        changed = [step for step in self.steps.values() if step.strength != 1]
+        layers = self.edit.layers or len(self.layers)
+        if changed and self.family is not None and len(self.edit.acted) < layers:
+            self.warn_once(
+                f"acts in {len(self.edit.acted)} of {layers} layers. In the others another node replaces attention, as "
+                "IPAdapter and attention couple do, or computes something else in its place."
+            )
+        trace = StrengthTrace(
+            self.settings.words, tuple(step.cpu() for _, step in sorted(self.steps.items())), len(self.schedule) - 1,
+            tuple(paths), len(self.edit.acted), layers, fingerprint(samples),
+        )
+        log.info("%s: %s", NODE, trace.summary())
+        self.record.add(trace)

@@ -1,0 +1,104 @@
+"""The text of a run with other words weaker at each moment, where a conditioning cannot say it once for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from comfy.samplers import encode_model_conds
+from torch import Tensor
+
+from ...attention_hooks.observe import JOINED
+from .settings import NODE
+from .text import Change, Text
+
+if TYPE_CHECKING:
+    from comfy.samplers import CFGGuider
+
+TEXT = "c_crossattn"  # the name of a model's text among what it is called with
+
+
+class Process(NamedTuple):
+    """What the host makes of a prompt, for this latent."""
+
+    guider: CFGGuider
+    noise: Tensor
+    latent_image: Tensor
+    denoise_mask: Tensor | None
+    seed: int
+    latent_shapes: Sequence[Sequence[int]]
+
+    def __call__(self, cond: dict[str, Any], text: Text) -> dict[str, Tensor]:
+        """The tensors that the model is called with, for a cond with another text."""
+        own = {**cond, **text.extra, "cross_attn": text.columns, "model_conds": {}}
+        (done,) = encode_model_conds(
+            self.guider.inner_model.extra_conds, [own], self.noise, self.noise.device, "positive",
+            latent_image=self.latent_image, denoise_mask=self.denoise_mask, seed=self.seed,
+            latent_shapes=self.latent_shapes,
+        )
+        values = {name: getattr(item, "cond", None) for name, item in done["model_conds"].items()}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def differences(process: Process, cond: dict[str, Any], change: Change) -> dict[str, Tensor]:
+    """What becomes of each tensor that the model is called with when the words are taken out: without - whole.
+
+    Raises ValueError for a model that makes its text of token numbers itself.
+    """
+    whole, without = process(cond, change.whole), process(cond, change.without)
+    found = {
+        name: (without[name] - value).to(process.noise.device)
+        for name, value in whole.items()
+        if name in without and value.is_floating_point() and value.shape == without[name].shape
+        and not torch.equal(value, without[name])
+    }
+    if TEXT not in found and change.read_as_numbers():
+        name = type(process.guider.inner_model).__name__
+        raise ValueError(
+            f"{NODE}: {name} makes its text of the numbers of tokens, so a word is there or not. Set strength to 0 at "
+            "all times, or to 1."
+        )
+    return found
+
+
+def without_words(
+    values: Tensor, rows: slice, difference: Tensor, share: float, kept: Sequence[int] = ()
+) -> Tensor:
+    """values [rows, ...] in which this share of the words is gone from some rows; a text may be repeated.
+
+    kept: columns of a text that stay as they are.
+    """
+    changed = values.clone()
+    part = difference.to(values)
+    if kept:
+        part = part.clone()
+        for column in kept:
+            part[:, column] = 0
+    if part.ndim == 3 and part.shape[1] != values.shape[1]:
+        part = part.repeat(1, values.shape[1] // part.shape[1], 1)
+    changed[rows] += share * part
+    return changed
+
+
+def with_words_behind(text: Tensor, whole: Tensor, rows: Sequence[slice], options: dict[str, Any]) -> tuple:
+    """[rows, 2 N, width]: behind the text, that of these rows with all its words; zeros behind the others.
+
+    Returns it, and the options that say so. What other nodes put in the place of cross-attention sees the text alone.
+    """
+    behind = torch.zeros_like(text)
+    for some in rows:
+        behind[some] = whole[some]
+    length = text.shape[1]
+    replaced = options.get("patches_replace", {})
+    if replaced.get("attn2"):
+        own = {key: _seeing(length, replacement) for key, replacement in replaced["attn2"].items()}
+        options = {**options, "patches_replace": {**replaced, "attn2": own}}
+    return torch.cat([text, behind], dim=1), {**options, JOINED: length}
+
+
+def _seeing(length: int, replacement: Any) -> Any:
+    def replaced(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        return replacement(q, k[:, :length], v[:, :length], extra_options)
+
+    return replaced
