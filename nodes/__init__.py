@@ -15,6 +15,7 @@ from . import (
     schedule,
     sega,
     word_mask,
+    word_strength,
 )
 
 NODES = [
@@ -22,4 +23,5 @@ NODES = [
     *keep_apart.NODES, *attention_curves.NODES, *schedule.NODES, *meter.NODES, *meter_curves.NODES,
     *region.NODES, *regions.NODES,
     *characteristic.NODES,
+    *word_strength.NODES,
 ]

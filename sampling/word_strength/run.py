@@ -12,6 +12,8 @@ from torch import Tensor
 from ...attention_hooks.edits import Change, Edit
 from ...attention_hooks.families import Family, every_layer, model_layers
 from ...attention_hooks.observe import JOINED, Call
+from ...attention_hooks.override import OVERRIDE, Override
+from ...attention_hooks.probabilities import Attention
 from ...attention_hooks.weigh import edited
 from ..conds import STRENGTH_KEY, active_conds
 from ..percent import Progress
@@ -71,6 +73,7 @@ class StrengthRun(Run):
         self.edit = Edit(NODE)  # what became of those of all forwards
         self.steps: dict[int, StrengthStep] = {}
         self.strength = 1.0
+        self.called = False  # whether attention was, since there is something to change in it
 
     def at(self, sigma: float) -> float:
         return self.settings.at(self.progress.at(sigma)) if sigma in self.range else 1.0
@@ -132,12 +135,12 @@ class StrengthRun(Run):
         """What the model is called with, with this moment's strength in the text."""
         uuids = transformer_options["uuids"]
         chunks = {chunk: self.prompts[uuid] for chunk, uuid in enumerate(uuids) if uuid in self.prompts}
-        if self.strength >= 1 or text is None or not any(prompt.differences for prompt in chunks.values()):
+        if self.strength >= 1 or text is None or not chunks:
             return text, extra, transformer_options
         if JOINED in transformer_options and self.is_joined:
             raise ValueError(
-                f"{NODE}: another node joins prompts in this model: Regional Prompts, or a Word Strength below 0 or with "
-                "a mask. Name all such words in one node, and leave regions out."
+                f"{NODE}: another node joins prompts in this model, such as Regional Prompts or a Word Strength with "
+                "a mask or below 0. Name all such words in one node, and leave regions out."
             )
         images = len(text) // len(uuids)
         given: dict[str, Any] = {TEXT: text, **extra}
@@ -168,13 +171,24 @@ class StrengthRun(Run):
                 changes[uuid] = change
         if not changes:
             return transformer_options
-        return edited(transformer_options, self.family, call, self.layers, StrengthEdit(NODE, changes, self.edit))
+        options = edited(transformer_options, self.family, call, self.layers, StrengthEdit(NODE, changes, self.edit))
+        return {**options, OVERRIDE: Override.on(options).watched(self.note_call)}
+
+    def note_call(self, transformer_options: dict[str, Any], attention: Attention) -> None:
+        self.called = True
+
+    def end_forward(self, call: Call, transformer_options: dict[str, Any]) -> None:
+        if self.called and not self.edit.acted:
+            raise ValueError(
+                f"{NODE}: no layer's attention can be changed. Another node replaces it, as attention couple and NAG "
+                "do, joins other prompts to the text, or divides the picture. Leave out that node or this one."
+            )
 
     def change(self, uuid: Any, call: Call, transformer_options: dict[str, Any]) -> Change | None:
         """What attention is to become for one cond in this forward."""
         prompt = self.prompts.get(uuid)
         if prompt is None or not prompt.every:
-            return unseen(call.text) if self.is_joined else None
+            return unseen(call.text) if call.behind and self.is_joined else None
         mask = self.mask_for(uuid, call, transformer_options)
         if self.strength > 1:
             return heavier(prompt.every, prompt.length, self.strength, mask)

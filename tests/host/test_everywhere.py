@@ -16,6 +16,7 @@ from host.regional_runs import in_regions
 from host.scfg_runs import probed, relative
 from host.schedule_runs import scheduled
 from host.sega_runs import SIZE, run
+from host.strength_runs import strengthened
 
 from semantic_guidance.sampling.schedule import run as schedule_run
 
@@ -30,8 +31,12 @@ def by_words(model):
     return scheduled(model, preset="constant", factor=0.5, words=WORDS)
 
 
+def stronger(model):
+    return strengthened(model)[0]
+
+
 NODES = [whole, by_words]
-EVERY = [*NODES, with_apart, in_regions]
+EVERY = [*NODES, with_apart, in_regions, stronger]
 
 
 @pytest.mark.parametrize("node", EVERY)

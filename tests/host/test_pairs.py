@@ -14,6 +14,7 @@ from host import (
     scfg_runs,
     schedule_runs,
     sega_runs,
+    strength_runs,
     tiny,
 )
 from host.scfg_runs import relative, run
@@ -49,8 +50,13 @@ def with_characteristic(model) -> tuple:
     return characteristic_runs.characteristic(model, iterations=6, regularization=50.0, tolerance=2e-3), None
 
 
+def with_strength(model) -> tuple:
+    return strength_runs.strengthened(model)
+
+
 NODES = [
     with_scfg, with_sega, with_attend_excite, with_schedule, with_regions, with_keep_apart, with_characteristic,
+    with_strength,
 ]
 
 
