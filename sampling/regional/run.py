@@ -146,6 +146,11 @@ class RegionalRun(Run):
         theirs = [self.acts and uuid in self.active for uuid in transformer_options.get("uuids", [])]
         if not any(theirs):
             return text, extra, transformer_options
+        if JOINED in transformer_options:
+            raise ValueError(
+                f"{NODE}: another node joins words to the prompt in this model: Word Strength, below 0 or with a mask. "
+                "Leave one of the two out."
+            )
         return joined(self.texts, theirs, text, extra, transformer_options)
 
     def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,16 +14,17 @@ from ...words.phrases import find_every, phrase_columns
 from ..prompt_text import prompt_text
 
 Columns = tuple[tuple[int, ...], ...]  # of each phrase; () where the prompt lacks it
+WHOLE = torch.ones(1, 1, 1)  # of the picture
 
 
 class StrengthEdit(Edit):
-    """What one forward changes, by the uuid of the cond; what became of it is noted for the run."""
+    """What one forward changes, by the uuid of the cond. What it notes it shares with those of the run's others."""
 
-    def __init__(self, node: str, changes: dict[Any, Change], noted: Edit | None = None):
-        super().__init__(node)
+    def __init__(self, whole: Edit, changes: dict[Any, Change]):
+        super().__init__(whole.node)
+        self.acted, self.averages, self.kept = whole.acted, whole.averages, whole.kept
+        self.prompts = (0,)
         self.changes = changes
-        if noted is not None:
-            self.acted, self.averages = noted.acted, noted.averages
 
     def change(self, site: Site) -> Change | None:
         return self.changes.get(site.uuid)
@@ -55,35 +56,34 @@ def heavier(columns: Sequence[int], length: int, strength: float, mask: Tensor |
     return Change(length, (Group(tuple(columns), strength if mask is None else 1 + (strength - 1) * mask),))
 
 
-def lighter(columns: Sequence[int], length: int, tokens: int, strength: float, mask: Tensor | None) -> Change:
-    """Inside the mask the text of `tokens` columns is seen, in which the words are weak, and elsewhere that behind it.
+class Shares(NamedTuple):
+    """Of the picture, on the CPU: inside and outside of a mask, [B or 1, (T,) h, w]; all of it without one."""
 
-    Below 0 the words of the text behind are seen inside, too, with their values turned round. length: of the cond's own
-    text, of which the `tokens` are repeats.
+    inside: Tensor
+    outside: Tensor | None = None
+    mask: Tensor | None = None  # the same as inside, on the model's device
+
+
+def lighter(columns: Sequence[int], length: int, joined: int, strength: float, shares: Shares) -> Change:
+    """Inside the cond's own text is seen, in which the words are weak, and outside the `joined` columns behind it.
+
+    Below 0 the words of these are seen inside, too, with their values turned round. length: of the cond's own text,
+    before the host repeats it.
     """
-    own = {copy for column in columns for copy in range(column, tokens, length)}
-    below = min(strength, 0.0)
-    front: Weight = 1.0 if mask is None else mask
-    rest: Weight = 0.0 if mask is None else 1 - mask
-    words: Weight = below if mask is None else 1 - mask + below * mask
-    others = tuple(tokens + column for column in range(tokens) if column not in own)
-    return Change(2 * tokens, (
-        Group(tuple(range(tokens)), front),
-        Group(others, rest),
-        Group(tuple(tokens + column for column in sorted(own)), words),
-    ))
-
-
-def unseen(tokens: int) -> Change:
-    """What is behind a text of so many tokens is for other prompts."""
-    return Change(2 * tokens, (Group(tuple(range(tokens, 2 * tokens)), 0.0),))
+    behind = tuple(range(length, length + joined))
+    words = tuple(length + copy for column in columns for copy in range(column, joined, length)) if strength < 0 else ()
+    parts = [Part((*range(length), *words), shares.inside)]
+    weight: Weight = strength
+    if shares.outside is not None and shares.mask is not None:
+        parts.append(Part(behind, shares.outside))
+        weight = 1 + (strength - 1) * shares.mask
+    return Change(length, (Group(words, weight),) if words else (), tuple(parts))
 
 
 def turned(columns: Sequence[int], length: int, strength: float) -> Change:
     """The words' own columns with their value turned round, seen by the picture alone and by no other text."""
     others = tuple(column for column in range(length) if column not in columns)
-    every = torch.ones(1, 1, 1)
     return Change(
         length, (Group(tuple(columns), strength),),
-        (Part(tuple(range(length)), every), Part(others, rows=tuple(range(length)))),
+        (Part(tuple(range(length)), WHOLE), Part(others, rows=tuple(range(length)))),
     )

@@ -11,7 +11,7 @@ from ...attention_hooks.families import Family, model_family
 from ...words.phrases import check_phrases, phrase_columns
 from ...words.prompt import CONDITIONING_KEY, PROBLEM_KEY
 from ..conds import STRENGTH_KEY
-from ..run import PREFIX, add_run, current_run
+from ..run import PREFIX, add_outermost, add_run, current_run
 from .record import StrengthRecord
 from .run import StrengthRun
 from .settings import NODE, Settings
@@ -44,7 +44,7 @@ def patch_word_strength(
 
     def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
         run = transformer_options.get(key)
-        if run is not None:  # before the run is told of the call
+        if run is not None:  # before any run is told of the call
             c_crossattn, kwargs, transformer_options = run.change_text(c_crossattn, kwargs, transformer_options)
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
 
@@ -56,8 +56,8 @@ def patch_word_strength(
         return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args)
 
     model = model.clone()
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, PREFIX, apply_model)
-    key = add_run(model, lambda guider, sigmas: StrengthRun(guider, settings, family, record))
+    key = add_run(model, lambda guider, sigmas: StrengthRun(guider, settings, family, record), outermost=True)
+    add_outermost(model, WrappersMP.APPLY_MODEL, apply_model)
     model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, PREFIX, sampler_sample)
     for entry, change in zip(own, changes, strict=True):
         entry[:] = _with_strength(Text(*entry), change, key, settings)

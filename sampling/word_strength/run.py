@@ -19,7 +19,7 @@ from ..conds import STRENGTH_KEY, active_conds
 from ..percent import Progress
 from ..record import fingerprint
 from ..run import Evaluation, Run, SigmaRange
-from .attention import Columns, StrengthEdit, heavier, lighter, phrase_places, turned, unseen
+from .attention import WHOLE, Columns, Shares, StrengthEdit, heavier, lighter, phrase_places, turned
 from .peaks import Peaks, highest
 from .record import IN_TEXT, StrengthRecord, StrengthStep, StrengthTrace
 from .settings import NODE, Settings
@@ -68,8 +68,9 @@ class StrengthRun(Run):
         self.progress = Progress(model.get_model_object("model_sampling"))
         self.range = SigmaRange(model, settings.start_percent, settings.end_percent)
         self.prompts: dict[Any, Prompt] = {}  # by the uuid of the cond
-        self.mask: Tensor | None = None  # [B or 1, (T,) H, W]
+        self.mask: Tensor | None = None  # [B or 1, (T,) H, W] on the CPU
         self.views: dict[Any, tuple[slice, ...]] = {}  # of the conds, where there is a mask
+        self.shares: dict[Any, Shares] = {}  # of what model calls are shown of the picture
         self.edit = Edit(NODE)  # what became of those of all forwards
         self.steps: dict[int, StrengthStep] = {}
         self.strength = 1.0
@@ -83,12 +84,10 @@ class StrengthRun(Run):
         for cond in (cond for conds in process.guider.conds.values() for cond in conds):
             known = cond.get(STRENGTH_KEY) or {}
             if key in known:
-                length, columns = 0, ()
-                if self.family is not None:
-                    length, columns = phrase_places(cond, self.family, self.settings.words)
-                change = known[key]
+                words, change = self.settings.words, known[key]
+                places = (0, ()) if self.family is None else phrase_places(cond, self.family, words)
                 self.prompts[cond["uuid"]] = Prompt(
-                    length, columns, {} if change is None else differences(process, cond, change)
+                    *places, {} if change is None else differences(process, cond, change)
                 )
         if not self.prompts:
             raise ValueError(
@@ -105,7 +104,8 @@ class StrengthRun(Run):
                 raise ValueError(f"{NODE}: a mask has no place in a latent of several parts, such as video with sound. "
                                  "Leave it out.")
             shape = (process.noise.shape[0], 1, *process.noise.shape[2:])
-            self.mask = prepare_mask(self.settings.mask, shape, process.noise.device)[:, 0].clamp(0, 1)
+            self.mask = prepare_mask(self.settings.mask, shape, "cpu")[:, 0].clamp(0, 1)
+            self.device = process.noise.device
 
     def reads_attention(self, evaluation: Evaluation) -> bool:
         return self.family is not None and self.at(evaluation.sigma_value) != 1
@@ -143,16 +143,17 @@ class StrengthRun(Run):
                 "a mask or below 0. Name all such words in one node, and leave regions out."
             )
         images = len(text) // len(uuids)
-        given: dict[str, Any] = {TEXT: text, **extra}
+        own = text.shape[1] - transformer_options.get(JOINED, 0)
+        given: dict[str, Any] = {TEXT: text[:, :own], **extra}
         rows = {chunk: slice(chunk * images, (chunk + 1) * images) for chunk in chunks}
         for chunk, prompt in chunks.items():
             for name, difference in prompt.differences.items():
                 if isinstance(given.get(name), Tensor) and (name == TEXT or self.mask is None):
                     kept = prompt.every if self.in_place and self.strength < 0 and name == TEXT else ()
                     given[name] = without_words(given[name], rows[chunk], difference, 1 - max(self.strength, 0.0), kept)
-        changed, options = given.pop(TEXT), transformer_options
+        changed, options = torch.cat([given.pop(TEXT), text[:, own:]], dim=1), transformer_options
         if self.is_joined:
-            changed, options = with_words_behind(changed, text, list(rows.values()), options)
+            changed, given, options = with_words_behind(changed, text, list(rows.values()), given, options)
         return changed, given, options
 
     def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +172,8 @@ class StrengthRun(Run):
                 changes[uuid] = change
         if not changes:
             return transformer_options
-        options = edited(transformer_options, self.family, call, self.layers, StrengthEdit(NODE, changes, self.edit))
+        self.edit.layers = len(self.layers)
+        options = edited(transformer_options, self.family, call, self.layers, StrengthEdit(self.edit, changes))
         return {**options, OVERRIDE: Override.on(options).watched(self.note_call)}
 
     def note_call(self, transformer_options: dict[str, Any], attention: Attention) -> None:
@@ -188,25 +190,33 @@ class StrengthRun(Run):
         """What attention is to become for one cond in this forward."""
         prompt = self.prompts.get(uuid)
         if prompt is None or not prompt.every:
-            return unseen(call.text) if call.behind and self.is_joined else None
-        mask = self.mask_for(uuid, call, transformer_options)
+            return None
+        shares = self.shares_for(uuid, transformer_options)
         if self.strength > 1:
-            return heavier(prompt.every, prompt.length, self.strength, mask)
+            return heavier(prompt.every, prompt.length, self.strength, shares.mask)
         if self.is_joined:
-            return lighter(prompt.every, prompt.length, call.text, self.strength, mask)
+            return lighter(prompt.every, prompt.length, call.behind, self.strength, shares)
         return turned(prompt.every, prompt.length, self.strength) if self.strength < 0 else None
 
-    def mask_for(self, uuid: Any, call: Call, transformer_options: dict[str, Any]) -> Tensor | None:
-        """The mask of what this call holds of the latent for a cond: of its area, and of its context window."""
-        if self.mask is None:
-            return None
-        mask = self.mask[(slice(None), *self.views[uuid])] if uuid in self.views else self.mask
+    def shares_for(self, uuid: Any, transformer_options: dict[str, Any]) -> Shares:
+        """Of what this call holds of the picture for a cond: of its area, and of its context window."""
         window = transformer_options.get("context_window")
+        own: list[int] = []
         if window is not None and window.dim in (0, 2):
             anchor = getattr(window, "causal_anchor_index", None)  # what the host puts before the window's own
             own = ([] if anchor is None else [anchor]) + list(window.index_list)
-            mask = torch.stack([mask.select(window.dim // 2, index) for index in own], dim=window.dim // 2)
-        return mask
+        view = self.views.get(uuid, ())
+        key = (tuple((part.start, part.stop) for part in view), tuple(own))
+        if key not in self.shares:
+            self.shares[key] = Shares(WHOLE)
+            if self.mask is not None:
+                mask = self.mask[(slice(None), *view)]
+                if own and window.dim == 2:
+                    mask = mask[:, own]
+                elif own and len(mask) > 1:
+                    mask = mask[own]
+                self.shares[key] = Shares(mask, 1 - mask, mask.to(self.device))
+        return self.shares[key]
 
     def finish(self, samples: Tensor) -> None:
         paths = dict.fromkeys(how for how in self.edit.acted.values() if how)

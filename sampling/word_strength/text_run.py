@@ -16,7 +16,8 @@ from .text import Change, Text
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
-TEXT = "c_crossattn"  # the name of a model's text among what it is called with
+TEXT = "c_crossattn"  # the name of a model's text among what it is called with,
+MASK = "attention_mask"  # and of what says which of its tokens are padding
 
 
 class Process(NamedTuple):
@@ -81,10 +82,13 @@ def without_words(
     return changed
 
 
-def with_words_behind(text: Tensor, whole: Tensor, rows: Sequence[slice], options: dict[str, Any]) -> tuple:
+def with_words_behind(
+    text: Tensor, whole: Tensor, rows: Sequence[slice], extra: dict[str, Any], options: dict[str, Any]
+) -> tuple[Tensor, dict[str, Any], dict[str, Any]]:
     """[rows, 2 N, width]: behind the text, that of these rows with all its words; zeros behind the others.
 
-    Returns it, and the options that say so. What other nodes put in the place of cross-attention sees the text alone.
+    Returns it, what else the model gets, and the options that say so. What other nodes put in the place of
+    cross-attention sees the text alone.
     """
     behind = torch.zeros_like(text)
     for some in rows:
@@ -94,7 +98,10 @@ def with_words_behind(text: Tensor, whole: Tensor, rows: Sequence[slice], option
     if replaced.get("attn2"):
         own = {key: _seeing(length, replacement) for key, replacement in replaced["attn2"].items()}
         options = {**options, "patches_replace": {**replaced, "attn2": own}}
-    return torch.cat([text, behind], dim=1), {**options, JOINED: length}
+    mask = extra.get(MASK)
+    if mask is not None:
+        extra = {**extra, MASK: torch.cat([mask, mask], dim=-1)}
+    return torch.cat([text, behind], dim=1), extra, {**options, JOINED: length}
 
 
 def _seeing(length: int, replacement: Any) -> Any:

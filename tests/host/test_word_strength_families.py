@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from comfy_api.input import LinearCurve
 from host import tiny_dit
 from host.scfg_runs import probed, relative
 from host.strength_runs import TinyText, strength
@@ -13,7 +12,7 @@ from host.test_scfg_families import NAMES, run
 from semantic_guidance.attention_hooks import families
 from semantic_guidance.attention_hooks.families import model_family
 
-ONE = LinearCurve([(0.0, 1.0), (1.0, 1.0)])
+ONE = [[0.0, 1.0], [1.0, 1.0]]
 BY_NUMBER = {"anima"}  # makes its text of token numbers, while sampling
 
 
