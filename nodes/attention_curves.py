@@ -5,7 +5,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..drawing import heat_map
-from ..drawing.curves import Curve, curve_picture
+from ..drawing.curves import Curve, curve_picture, whole_scale
 from ..sampling.attention_record import AttentionRecord, WordCurves
 from .checks import checked
 from .inputs import LATENT_TOOLTIP
@@ -21,14 +21,16 @@ class SemanticGuidanceAttentionCurves(io.ComfyNode):
             node_id="SemanticGuidanceAttentionCurves",
             display_name="Attention Curves",
             category=CATEGORY,
-            description="Shows what Attend-and-Excite did: how strongly the model attends to each word, step by step, "
-            "and where in the picture.",
-            search_aliases=["attend and excite", "attention map", "plot", "heat map", "semantic guidance"],
+            description="Shows what Attend-and-Excite, Keep Apart or Word Strength did: how strongly the model attends "
+            "to each word, step by step, and where in the picture.",
+            search_aliases=["attend and excite", "word strength", "keep apart", "attention map", "plot", "heat map",
+                            "semantic guidance"],
             is_output_node=True,
             is_experimental=True,
             inputs=[
                 AttentionTrace.Input(
-                    "attention", tooltip="From the Attend-and-Excite node whose model made the latent."
+                    "attention",
+                    tooltip="From the Attend-and-Excite, Keep Apart or Word Strength node whose model made the latent.",
                 ),
                 io.Latent.Input("latent", tooltip=LATENT_TOOLTIP),
                 io.Image.Input(
@@ -38,8 +40,8 @@ class SemanticGuidanceAttentionCurves(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     display_name="curves",
-                    tooltip="For each image, the highest attention to each word over the steps that moved the latent. "
-                    "Dashes are what the refinements aim at.",
+                    tooltip="For each image, the highest attention to each word over the steps in which the node "
+                    "acted. Dashes are what Attend-and-Excite's refinements aim at, or a strength that changes.",
                 ),
                 io.Image.Output(
                     display_name="maps",
@@ -74,10 +76,14 @@ def _curves(shown: WordCurves, index: int) -> Tensor:
     """One image's curves."""
     notes = shown.notes[index : index + 1]
     image = [f"image {index + 1}"] if shown.peaks.shape[1] > 1 else []
-    curves = [Curve(word, shown.peaks[:, index, n]) for n, word in enumerate(shown.words)]
+    missing = "attention was not read" if shown.strengths else "in no prompt that acts"
+    curves = [Curve(word, shown.peaks[:, index, n], missing=missing) for n, word in enumerate(shown.words)]
+    if len(set(shown.strengths)) > 1:
+        curves.append(Curve("strength", torch.tensor(shown.strengths), dashed=True))
     targets = [(step + 1, value) for step, value in shown.targets]
     title = ", ".join(["Attention to each word", *notes, *image])
-    return curve_picture([step + 1 for step in shown.steps], curves, targets, title, axis="sampling step")
+    steps = [step + 1 for step in shown.steps]
+    return curve_picture(steps, curves, targets, title, axis="sampling step", scale=whole_scale(curves))
 
 
 def _maps(shown: WordCurves, index: int, image: Tensor | None) -> list[Tensor]:

@@ -19,6 +19,7 @@ class WordCurves(NamedTuple):
     scale: tuple[float, float]  # of the maps
     targets: tuple[tuple[int, float], ...] = ()  # (step from 0, attention that was aimed at)
     notes: tuple[str, ...] = ()  # of each image, for the title
+    strengths: tuple[float, ...] = ()  # of the words at these steps, where a node gives them one
 
 
 class AttentionRecord(RunRecord):

@@ -10,9 +10,9 @@ from comfy.patcher_extension import WrappersMP
 from ...attention_hooks.families import Family, model_family
 from ...words.phrases import check_phrases, phrase_columns
 from ...words.prompt import CONDITIONING_KEY, PROBLEM_KEY
+from ..attention_record import AttentionRecord
 from ..conds import STRENGTH_KEY
 from ..run import PREFIX, add_outermost, add_run, current_run
-from .record import StrengthRecord
 from .run import StrengthRun
 from .settings import NODE, Settings
 from .text import WEAKENED_KEY, Change, Text, Weakened, change_of
@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 
 def patch_word_strength(
     model: ModelPatcher, conditioning: list, settings: Settings, clip: CLIP | None
-) -> tuple[ModelPatcher, list, StrengthRecord]:
+) -> tuple[ModelPatcher, list, AttentionRecord]:
     """Clones on which the words have their strength, and the record of what their runs will do; the same at strength 1.
 
     Raises ValueError, with the way out, for words that the prompt lacks, a strength below 1 without clip, and what this
     model cannot do.
     """
     check_phrases(conditioning, list(settings.words), NODE)
-    record = StrengthRecord()
+    record = AttentionRecord(NODE, "strength away from 1")
     if settings.strength == 1:
         return model, conditioning, record
     family = _family(model, settings)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..record import IF_CACHED, RunRecord
+from ..attention_record import WordCurves
 
 IN_TEXT = "text"  # the path of a strength below 1
 
@@ -18,7 +18,7 @@ class StrengthStep(NamedTuple):
     step: int  # from 0
     strength: float  # 1 where nothing is changed
     peaks: Tensor | None  # [B, words], the highest attention to each word, 0..1, without its strength; None: not read
-    maps: Tensor | None  # [B, words, (T,) h, w] fp16, of the last step in which they were read
+    maps: Tensor | None  # [B, words, h, w] fp16, of the last step in which they were read; of a clip the highest
 
     def cpu(self) -> StrengthStep:
         peaks, maps = (None if values is None else values.cpu() for values in (self.peaks, self.maps))
@@ -43,9 +43,15 @@ class StrengthTrace(NamedTuple):
         unread = torch.full_like(known, torch.nan)
         return torch.stack([unread if step.peaks is None else step.peaks for step in self.steps])
 
-    @property
-    def maps(self) -> Tensor | None:
-        return next((step.maps for step in reversed(self.steps) if step.maps is not None), None)
+    def curves(self) -> WordCurves:
+        peaks = self.peaks
+        maps = next((step.maps for step in reversed(self.steps) if step.maps is not None), None)
+        if maps is None:
+            maps = torch.zeros(*peaks.shape[1:], 16, 16)
+        steps, strengths = zip(*((step.step, step.strength) for step in self.steps), strict=True)
+        scale = (0.0, max(float(maps.max()), 1e-6))
+        notes = (self.summary().rstrip("."),) * len(maps)
+        return WordCurves(self.words, steps, peaks, maps, scale, notes=notes, strengths=strengths)
 
     def summary(self) -> str:
         """One line: which words, how strong, where and when."""
@@ -60,17 +66,3 @@ class StrengthTrace(NamedTuple):
         where = f" in {self.acted} of {self.layers} layers" if self.acted else ""
         how = f" ({', '.join(self.paths)})" if self.paths else ""
         return f"{words} at {told}{where}{how}, {steps} of {self.total}."
-
-
-class StrengthRecord(RunRecord):
-    """The traces of one Word Strength node's runs."""
-
-    def of(self, samples: Tensor) -> StrengthTrace:
-        """The run that made this latent. ValueError, with the way out, where there is none."""
-        trace = self.find(samples)
-        if trace is not None:
-            return trace
-        raise ValueError(
-            "the latent is not one that a sampler with this Word Strength node returned. Connect the node's MODEL and "
-            f"CONDITIONING to a sampler, that sampler's LATENT to this node, and keep strength away from 1. {IF_CACHED}"
-        )

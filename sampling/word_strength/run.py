@@ -15,13 +15,14 @@ from ...attention_hooks.observe import JOINED, Call
 from ...attention_hooks.override import OVERRIDE, Override
 from ...attention_hooks.probabilities import Attention
 from ...attention_hooks.weigh import edited
+from ..attention_record import AttentionRecord
 from ..conds import STRENGTH_KEY, active_conds
 from ..percent import Progress
 from ..record import fingerprint
 from ..run import Evaluation, Run, SigmaRange
 from .attention import WHOLE, Columns, Shares, StrengthEdit, heavier, lighter, phrase_places, turned
 from .peaks import Peaks, highest
-from .record import IN_TEXT, StrengthRecord, StrengthStep, StrengthTrace
+from .record import IN_TEXT, StrengthStep, StrengthTrace
 from .settings import NODE, Settings
 from .text_run import TEXT, Process, differences, with_words_behind, without_words
 
@@ -52,7 +53,7 @@ class StrengthRun(Run):
 
     node = NODE
 
-    def __init__(self, guider: CFGGuider, settings: Settings, family: Family | None, record: StrengthRecord):
+    def __init__(self, guider: CFGGuider, settings: Settings, family: Family | None, record: AttentionRecord):
         model = guider.model_patcher
         if family is not None and model.model_options.get(NEGPIP):
             raise ValueError(
@@ -122,7 +123,8 @@ class StrengthRun(Run):
         if self.peaks is not None and self.peaks.maps is not None:
             maps, self.peaks.maps = self.peaks.maps, None
             self.steps = {number: step._replace(maps=None) for number, step in self.steps.items()}
-            self.steps[evaluation.step] = StrengthStep(evaluation.step, self.strength, highest(maps), maps.half())
+            still = maps.amax(dim=2) if maps.ndim == 5 else maps
+            self.steps[evaluation.step] = StrengthStep(evaluation.step, self.strength, highest(maps), still.half())
 
     @property
     def is_joined(self) -> bool:
