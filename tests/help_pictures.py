@@ -28,6 +28,7 @@ SCHEDULE = {
 }
 REGIONS = {"regions": ["save_plain", "save_guided", "preview"]}
 KEEP_APART = {"keep_apart": ["save_plain", "save_excited", "preview"]}
+WORD_STRENGTH = {"word_strength": ["save_plain", "save_more", "save_less"]}
 ATTEND_EXCITE = {"attend_excite": ["save_plain", "save_excited"], "attention_curves": ["curves"]}
 
 
@@ -38,7 +39,8 @@ def runs() -> list[tuple[Graph, dict[str, list[str]]]]:
         for name in ("scfg_text_to_image", "sega_edit", "attend_excite", "guidance_over_time", "regions_from_boxes")
     )
     return [(scfg, SCFG), (sega, SEGA), (attend_excite, ATTEND_EXCITE), (schedule, SCHEDULE), (regions, REGIONS),
-            (two_subjects(attend_excite), KEEP_APART)]
+            (two_subjects(attend_excite), KEEP_APART),
+            (strengths(attend_excite, {"more": 4.0, "less": 0.0}), WORD_STRENGTH)]
 
 
 def two_subjects(attend_excite: Graph) -> Graph:
@@ -57,6 +59,27 @@ def two_subjects(attend_excite: Graph) -> Graph:
         "regions": ["excite", 2], "latent": ["excited", 0], "image": ["excited_image", 0], "step": -1, "opacity": 0.55,
     }}
     return graph
+
+
+def strengths(attend_excite: Graph, values: dict[str, float]) -> Graph:
+    """The plain sampler, and samplers of the same seed with these strengths of some words."""
+    graph = json.loads(json.dumps(attend_excite))
+    graph["positive"]["inputs"]["text"] = "a cat and a red balloon"
+    changed = {name: node for name, node in graph.items() if not name.startswith(("excite", "save_excite", "curves"))}
+    for name, value in values.items():
+        changed[name] = {"class_type": "SemanticGuidanceWordStrength", "inputs": {
+            "model": ["loader", 0], "conditioning": ["positive", 0], "words": "red balloon", "strength": value,
+            "start_percent": 0.0, "end_percent": 1.0, "clip": ["loader", 1],
+        }}
+        own = {**graph["plain"]["inputs"], "model": [name, 0], "positive": [name, 1]}
+        decoded = {**graph["plain_image"]["inputs"], "samples": [f"{name}_latent", 0]}
+        shown = {**graph["save_plain"]["inputs"], "images": [f"{name}_image", 0]}
+        changed |= {
+            f"{name}_latent": {**graph["plain"], "inputs": own},
+            f"{name}_image": {**graph["plain_image"], "inputs": decoded},
+            f"save_{name}": {**graph["save_plain"], "inputs": shown},
+        }
+    return changed
 
 
 def shown(client: ComfyClient, graph: Graph, wanted: dict[str, list[str]]) -> dict[str, Image.Image]:
