@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from comfy_client import Graph
 
+STEPS = 20
 Shown = tuple[str, str, str]  # the node whose picture is shown, a caption, a note
 
 
@@ -48,7 +49,7 @@ def _sample(graph: Graph, row: Row, name: str, model: list, positive: list) -> N
     """A picture `name` of this model, saved as "save_" + name."""
     graph[f"{name}_latent"] = _node(
         "KSampler", model=model, positive=positive, negative=["negative", 0], latent_image=["latent", 0], seed=row.seed,
-        steps=20, cfg=row.cfg or 7.5, sampler_name="dpmpp_2m", scheduler="karras", denoise=1.0,
+        steps=STEPS, cfg=row.cfg or 7.5, sampler_name="dpmpp_2m", scheduler="karras", denoise=1.0,
     )
     graph[name] = _node("VAEDecode", samples=[f"{name}_latent", 0], vae=["loader", 2])
     _save(graph, name, [name, 0])

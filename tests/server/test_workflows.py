@@ -46,7 +46,7 @@ def test_a_workflow_runs_and_every_picture_shows_something(comfy, name):
             assert picture.std() > 1, f"{node} is one flat colour"
 
 
-def test_the_demo_graph_gives_all_its_pictures(comfy):
+def test_s_cfgs_workflow_gives_all_its_pictures(comfy):
     outputs = comfy.run(small("scfg_text_to_image"))
     count = {node: len(pictures(comfy, outputs, node)) for node in outputs if node.startswith("save_")}
     assert count == {"save_plain": 1, "save_guided": 1, "save_regions": 1, "save_rates": 1, "save_words": 2}
