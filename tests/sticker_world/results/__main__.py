@@ -10,12 +10,13 @@ from pathlib import Path
 from figures import DOCS, line, write
 
 from ..loader import MODELS
-from . import attention, excite, maps, scfg, sega, worlds
+from . import attention, excite, maps, regions, scfg, sega, worlds
 from .page import FULL, QUICK, Table
 from .pictures import trained
 from .plots import save
 
-EXPERIMENTS = {"worlds": worlds, "maps": maps, "scfg": scfg, "sega": sega, "excite": excite, "attention": attention}
+EXPERIMENTS = {"worlds": worlds, "maps": maps, "scfg": scfg, "sega": sega, "excite": excite, "attention": attention,
+               "regions": regions}
 PAGE = "results.md"
 
 
