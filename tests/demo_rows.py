@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from comfy_client import Graph
 
-STEPS = 20
+STEPS = 12
 Shown = tuple[str, str, str]  # the node whose picture is shown, a caption, a note
 
 
@@ -135,12 +135,13 @@ def word_strength(graph: Graph, row: Row) -> list[Shown]:
     return shown
 
 
-PAIR = "a lion and a blue car"
 ROWS = {
-    "excite": Row("A forgotten subject is found", "Attend-and-Excite", PAIR, "lion, blue car", 5, excite),
-    "apart": Row("At cfg 1, subjects keep apart", "Keep Apart", PAIR, "lion, blue car", 5, keep_apart, cfg=1.0),
-    "strength": Row("One word weaker or stronger", "Word Strength", PAIR, "blue", 5, word_strength),
+    "excite": Row("A forgotten subject is found", "Attend-and-Excite", "a horse and a turtle", "horse, turtle", 902,
+                  excite),
+    "apart": Row("At cfg 1, two subjects keep apart", "Keep Apart", "a gray backpack and an orange bowl",
+                 "gray backpack, orange bowl", 901, keep_apart, cfg=1.0),
+    "strength": Row("One word weaker or stronger", "Word Strength", "a cat and a red balloon", "red", 5, word_strength),
     "sega": Row("One thing is changed and the rest stays", "SEGA", "a balloon", "a red balloon", 5, sega),
     "mask": Row("A word becomes a mask", "Word Mask", "a cat and a red balloon", "cat, red balloon", 5, word_mask),
-    "scfg": Row("Each region has a scale of its own", "S-CFG", PAIR, "lion, blue car", 5, scfg),
+    "scfg": Row("Each region has a scale of its own", "S-CFG", "a lion and a blue car", "lion, blue car", 5, scfg),
 }
