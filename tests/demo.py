@@ -90,7 +90,7 @@ def made(client: ComfyClient, row: Row, checkpoint: Path | None, model: str) -> 
     for name, caption, note in shown:
         picture = pictures[name].pop(0) if name in DRAWN else pictures[name][0]
         figures.append(Figure(trimmed(picture) if name in DRAWN else picture, caption, note))
-    return Strip(row.title, f'{row.node}, "{row.prompt}". {row.measured}', figures)
+    return Strip(row.title, f'{row.node}, "{row.prompt}". {row.measured}'.rstrip(), figures)
 
 
 def with_defaults(client: ComfyClient, graph: Graph) -> Graph:

@@ -66,12 +66,12 @@ def _words(graph: Graph, row: Row, of: str) -> list[Shown]:
         words=row.words, image=[of, 0],
     )
     _save(graph, "words", ["words", 1])
-    return [("words", f'where the model sees "{word.strip()}"', "") for word in row.words.split(",")[:2]]
+    return [("words", f'"{word.strip()}"', "where the model sees it") for word in row.words.split(",")[:2]]
 
 
 def _plain(graph: Graph, row: Row) -> Shown:
     _sample(graph, row, "plain", ["loader", 0], ["positive", 0])
-    return "plain", "without", f"one scale of {row.cfg or 7.5:g} for all" if row.cfg != 1 else "cfg 1"
+    return "plain", "without", "cfg 1" if row.cfg == 1 else "plain CFG"
 
 
 def excite(graph: Graph, row: Row) -> list[Shown]:
@@ -136,12 +136,15 @@ def word_strength(graph: Graph, row: Row) -> list[Shown]:
 
 
 ROWS = {
-    "excite": Row("A forgotten subject is found", "Attend-and-Excite", "a horse and a turtle", "horse, turtle", 902,
-                  excite),
+    "excite": Row("A forgotten subject is found", "Attend-and-Excite", "a bird and an orange balloon",
+                  "bird, orange balloon", 901, excite, "Both are there: 58.3 % without, 75.0 % with it (72 pictures)"),
     "apart": Row("At cfg 1, two subjects keep apart", "Keep Apart", "a gray backpack and an orange bowl",
-                 "gray backpack, orange bowl", 901, keep_apart, cfg=1.0),
+                 "gray backpack, orange bowl", 901, keep_apart,
+                 "Both in their colours: 24.2 % without, 31.7 % with it (120 pictures)", cfg=1.0),
     "strength": Row("One word weaker or stronger", "Word Strength", "a cat and a red balloon", "red", 5, word_strength),
-    "sega": Row("One thing is changed and the rest stays", "SEGA", "a balloon", "a red balloon", 5, sega),
-    "mask": Row("A word becomes a mask", "Word Mask", "a cat and a red balloon", "cat, red balloon", 5, word_mask),
+    "sega": Row("One thing is changed and the rest stays", "SEGA", "a balloon", "a red balloon", 5, sega,
+                "Recoloured at edit scale 10: 0.92 of 13 pictures, the sticker still there in 1.00"),
+    "mask": Row("A word becomes a mask", "Word Mask", "a cat and a red balloon", "cat, red balloon", 5, word_mask,
+                "The peak lies on the sticker in 0.995 of scenes with one, 0.983 with two"),
     "scfg": Row("Each region has a scale of its own", "S-CFG", "a lion and a blue car", "lion, blue car", 5, scfg),
 }

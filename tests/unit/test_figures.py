@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import demo_rows
 import figures
 import pytest
 import translated
@@ -52,3 +53,9 @@ def test_the_help_of_word_mask_gives_the_figures_of_its_defaults():
     shown += [iou["0.5"]["pairs, phrase"], "0.5"]
     (said,) = paragraphs(WORD_MASK.read_text(encoding="utf-8"))
     assert re.findall(r"\d+\.\d+", said) == re.findall(r"\d+\.\d+", " ".join(shown))
+
+
+@pytest.mark.parametrize("row", demo_rows.ROWS.values(), ids=demo_rows.ROWS)
+def test_the_demo_names_figures_that_stand_in_a_table(row):
+    for figure in re.findall(r"\d+\.\d+", row.measured):
+        assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", TABLES), figure

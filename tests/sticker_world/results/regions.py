@@ -1,6 +1,8 @@
 """Regional Prompts: a subject in each half of the picture, against the host's ConditioningSetMask."""
 from __future__ import annotations
 
+from functools import partial
+
 from ..attend_excite_claims import pair_prompts
 from ..regional import LEFT, RIGHT, with_masks, with_regions
 from ..sampling import Method, plain
@@ -22,7 +24,10 @@ def half_of(method) -> Method:
     return patched
 
 
-METHODS = {"prompt alone": plain, "ConditioningSetMask": half_of(with_masks), "Regional Prompts": half_of(with_regions)}
+METHODS = {"prompt alone": plain, "ConditioningSetMask": half_of(with_masks)} | {
+    f"Regional Prompts, {strength:g}": half_of(partial(with_regions, region={"strength": strength}))
+    for strength in (0.5, 0.8)
+}
 
 
 def seen(picture: Picture, number: int, side: int, colour: bool = True) -> bool:
