@@ -100,7 +100,8 @@ class Run:
 def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run], outermost: bool = False) -> str:
     """Let `model` (a clone) make a Run from the guider and the sigmas (on the CPU) whenever sampling starts.
 
-    outermost: before those of other nodes, which then find what it does.
+    outermost: it begins before those of other nodes, which then find what it does. A model call is shown to it in their
+    order, once all have changed what the model is called with (add_outermost).
     Returns the key under which current_run finds it in the options that the host passes around.
     """
     key = f"{PREFIX}.{uuid.uuid4().hex}"
@@ -155,12 +156,13 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run], o
 
     for kind, wrapper in (
         (WrappersMP.OUTER_SAMPLE, outer_sample), (WrappersMP.SAMPLER_SAMPLE, sampler_sample),
-        (WrappersMP.PREDICT_NOISE, predict_noise), (WrappersMP.APPLY_MODEL, apply_model),
+        (WrappersMP.PREDICT_NOISE, predict_noise),
     ):
         if outermost:
             add_outermost(model, kind, wrapper)
         else:
             model.add_wrapper_with_key(kind, PREFIX, wrapper)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, PREFIX, apply_model)
     return key
 
 
