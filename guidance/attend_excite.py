@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .attention_losses import polyak_rate
 from .smoothing import smooth
 
 CHUNK = 77  # tokens that a CLIP text encoder takes at once
@@ -30,6 +31,8 @@ class Excitation:
     thresholds: tuple[tuple[float, float], ...] = ((0.0, 0.05), (0.2, 0.5), (0.4, 0.8))  # (share, peak)
     max_refinements: int = 20
     limit: float = 0.1  # longest step, as a share of the latent's norm
+    enough: float = 1.0  # an image whose subjects all have this peak has no loss
+    polyak: float | None = None  # eta of Polyak's step, in place of the paper's
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,22 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What one evaluation of the model shows of each image."""
+
+    peaks: Tensor  # [B, subjects]
+    neglect: Tensor  # [B], `losses` of the subjects that must not be left out; refinement goes by it
+    values: Tensor  # [B, losses], whose sum moves the latent
+    gradient: Tensor  # [B, ...], of that sum by x
+
+
+@dataclass(frozen=True)
 class Excited:
     """What one sampler step did to each image."""
 
     x: Tensor  # [B, ...] the latent to go on with
     peaks: Tensor  # [evaluations, B, subjects], in the order in which the latent moved
+    values: Tensor  # [evaluations, B, losses]
     refinements: Tensor  # [B] int64
     sizes: Tensor  # [evaluations, B] length of the move after each, relative to the latent's norm
 
@@ -98,12 +112,14 @@ def subject_peaks(attention: Tensor, columns: Sequence[int], subjects: Sequence[
     return subject_maps(attention, columns, subjects).flatten(2).amax(-1)
 
 
-def losses(peaks: Tensor) -> Tensor:
+def losses(peaks: Tensor, enough: float = 1.0) -> Tensor:
     """The loss of each image: how little its most neglected subject is attended to. [B, subjects] -> [B]
 
-    Images do not share anything, so the gradient of the sum over B holds the gradient of each.
+    0 where every peak is `enough`: in the paper, 1. Images do not share anything, so the gradient of the sum over B
+    holds the gradient of each.
     """
-    return (1 - peaks).clamp(min=0).amax(-1)
+    worst = (1 - peaks).clamp(min=0).amax(-1)
+    return torch.where(peaks.amin(-1) >= enough, 0, worst)
 
 
 def schedule(settings: Excitation, steps: int) -> list[Step]:
@@ -111,7 +127,7 @@ def schedule(settings: Excitation, steps: int) -> list[Step]:
 
     The authors' code would also refine after that, where its defaults never put a threshold.
     """
-    if settings.scale_factor == 0:
+    if settings.scale_factor == 0 or settings.polyak == 0:
         return []
     targets: dict[int, float] = {}
     for share, threshold in settings.thresholds:
@@ -126,18 +142,16 @@ def _nearest(step: float) -> int:
     return int(step + 0.5)
 
 
-def latent_move(
-    x: Tensor, gradient: Tensor, alpha: float, variance: float, limit: float
-) -> tuple[Tensor, Tensor]:
+def latent_move(x: Tensor, gradient: Tensor, rate: float | Tensor, limit: float) -> tuple[Tensor, Tensor]:
     """What to add to x, and its length relative to the norm of x.
 
-    x, gradient of each image's loss by x: [B, ...]. Returns ([B, ...], [B]).
+    x, gradient of each image's loss by x: [B, ...]; rate: one, or of each image. Returns ([B, ...], [B]).
 
     z - alpha dL/dz is x - alpha variance dL/dx. A step size of 20 was chosen for latents of 4x64x64; the
     limit keeps others from being thrown off their noise level. The losses that the authors printed fall by at
     most 0.88 from one step to the next, which to first order takes a move of 3 % of the norm.
     """
-    move = -alpha * variance * gradient
+    move = -(_per_image(rate, x) if isinstance(rate, Tensor) else rate) * gradient
     norm, length = x.flatten(1).norm(dim=1), move.flatten(1).norm(dim=1)
     tiny = torch.finfo(x.dtype).tiny
     shrink = (limit * norm / length.clamp_min(tiny)).clamp(max=1)
@@ -149,35 +163,41 @@ def excite(
     variance: float,
     step: Step,
     settings: Excitation,
-    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]],
+    evaluate: Callable[[Tensor], Seen],
+    noise: Tensor | None = None,
 ) -> Excited:
     """One step of the paper's Algorithm 1, for every image of the batch on its own.
 
-    x = z sqrt(variance): [B, ...]; evaluate(x) -> (peaks [B, subjects], gradient of `losses(peaks).sum()` by x).
+    x = z sqrt(variance): [B, ...]; noise: the norm of the noise in each image, [B], for Polyak's step.
 
     As in the authors' code a refinement ends one move after the loss was seen to meet the target.
     """
 
     def moved(images: Tensor) -> tuple[Tensor, Tensor]:
-        delta, size = latent_move(x, gradient, step.alpha, variance, settings.limit)
+        if settings.polyak is None or noise is None:
+            rate: float | Tensor = step.alpha * variance
+        else:
+            rate = polyak_rate(noise, seen.gradient, settings.polyak)
+        delta, size = latent_move(x, seen.gradient, rate, settings.limit)
         return torch.where(_per_image(images, x), x + delta, x), torch.where(images, size, 0)
 
-    peaks, gradient = evaluate(x)
-    evaluations = [peaks]
+    seen = evaluate(x)
+    peaks, values = [seen.peaks], [seen.values]
     sizes: list[Tensor] = []
     refinements = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     target = torch.inf if step.target is None else step.target
-    refining = losses(peaks) > target
+    refining = seen.neglect > target
     while target < torch.inf and len(sizes) < settings.max_refinements and refining.any():
         x, size = moved(refining)
         sizes.append(size)
         refinements += refining
-        refining = refining & (losses(peaks) > target)
-        peaks, gradient = evaluate(x)
-        evaluations.append(peaks)
+        refining = refining & (seen.neglect > target)
+        seen = evaluate(x)
+        peaks.append(seen.peaks)
+        values.append(seen.values)
 
-    x, size = moved(losses(peaks) > 0)
-    return Excited(x, torch.stack(evaluations), refinements, torch.stack([*sizes, size]))
+    x, size = moved(seen.values.sum(1) > 0)
+    return Excited(x, torch.stack(peaks), torch.stack(values), refinements, torch.stack([*sizes, size]))
 
 
 def _per_image(values: Tensor, x: Tensor) -> Tensor:

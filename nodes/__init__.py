@@ -3,6 +3,7 @@
 from . import (
     attend_excite,
     attention_curves,
+    attention_loss,
     characteristic,
     keep_apart,
     meter,
@@ -24,4 +25,5 @@ NODES = [
     *region.NODES, *regions.NODES,
     *characteristic.NODES,
     *word_strength.NODES,
+    *attention_loss.NODES,
 ]

@@ -3,13 +3,18 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..guidance.attend_excite import Excitation
+from ..sampling.attend_excite.losses import AttentionLoss
 from ..sampling.attend_excite.run import Settings, patch_attend_excite
+from ..sampling.attend_excite.time_travel import Travel
 from ..words.phrases import split_phrases
 from .checks import checked
 from .inputs import MAP_SCALES
-from .sockets import CATEGORY, AttentionTrace
+from .sockets import CATEGORY, AttentionTrace, Losses
 
 PAPER = Excitation()
+POLYAK = "Polyak"
+STEP_SIZES = ["paper", POLYAK]
+POLYAK_ETA = 0.005
 THRESHOLD_TOOLTIP = (
     "At {} of the steps the latent is refined until every word's attention reaches this. 0 refines nothing there."
 )
@@ -80,6 +85,39 @@ class SemanticGuidanceAttendExcite(io.ComfyNode):
                     "nearest to 16x16, the paper's for 512x512 images. Transformers such as SD 3.x have one grid "
                     "alone: leave it at 'auto'.",
                 ),
+                Losses.Input(
+                    "losses", optional=True,
+                    tooltip="More that the latent is moved for, from Attention Loss. With these, words may be empty.",
+                ),
+                io.Float.Input(
+                    "enough", default=PAPER.enough, min=0.0, max=1.0, step=0.05, round=0.001, advanced=True,
+                    optional=True,
+                    tooltip="A picture in which the attention to every word reaches this is not moved for their sake. "
+                    "The paper has 1: it is always moved.",
+                ),
+                io.Combo.Input(
+                    "step_size", options=STEP_SIZES, default=STEP_SIZES[0], advanced=True, optional=True,
+                    tooltip="How far a move reaches: with 'paper' scale_factor times the gradient, with 'Polyak' "
+                    "polyak_eta times the norm of the noise over that of the gradient, however steep the loss is. "
+                    "max_move bounds both.",
+                ),
+                io.Float.Input(
+                    "polyak_eta", default=POLYAK_ETA, min=0.0, max=10.0, step=0.001, round=0.00001, advanced=True,
+                    optional=True, tooltip="The eta of Polyak's step. 0 changes nothing.",
+                ),
+                io.Int.Input(
+                    "time_travel", default=Travel().times, min=1, max=20, advanced=True, optional=True,
+                    tooltip="How often a step that moves the latent is taken, each time from fresh noise. Each time "
+                    "costs a whole step. 1 is once.",
+                ),
+                io.Float.Input(
+                    "travel_start", default=Travel().start, min=0.0, max=1.0, step=0.01, round=0.001, advanced=True,
+                    optional=True, tooltip="Start of the part of sampling in which steps are taken several times.",
+                ),
+                io.Float.Input(
+                    "travel_end", default=Travel().end, min=0.0, max=1.0, step=0.01, round=0.001, advanced=True,
+                    optional=True, tooltip="End of the part of sampling in which steps are taken several times.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model, which now samples with Attend-and-Excite."),
@@ -95,15 +133,21 @@ class SemanticGuidanceAttendExcite(io.ComfyNode):
     def execute(
         cls, model, words: str, scale_factor: float, max_refinements: int, active_share: float, scale_start: float,
         scale_end: float, threshold_start: float, threshold_20: float, threshold_40: float, max_move: float,
-        map_scale: str,
+        map_scale: str, losses: tuple[AttentionLoss, ...] | None = None, enough: float = PAPER.enough,
+        step_size: str = STEP_SIZES[0], polyak_eta: float = POLYAK_ETA, time_travel: int = 1,
+        travel_start: float = Travel().start, travel_end: float = Travel().end,
     ) -> io.NodeOutput:
         values = (threshold_start, threshold_20, threshold_40)
         thresholds = tuple((share, value) for (share, _), value in zip(PAPER.thresholds, values, strict=True) if value)
         excitation = Excitation(
             scale_factor=scale_factor, scale_range=(scale_start, scale_end), share=active_share, thresholds=thresholds,
-            max_refinements=max_refinements, limit=max_move,
+            max_refinements=max_refinements, limit=max_move, enough=enough,
+            polyak=polyak_eta if step_size == POLYAK else None,
         )
-        settings = Settings(words=tuple(split_phrases(words)), excitation=excitation, downsample=MAP_SCALES[map_scale])
+        settings = Settings(
+            words=tuple(split_phrases(words)), excitation=excitation, downsample=MAP_SCALES[map_scale],
+            losses=losses or (), travel=Travel(time_travel, travel_start, travel_end),
+        )
         return io.NodeOutput(*patch_attend_excite(model, settings))
 
 

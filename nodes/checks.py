@@ -13,12 +13,13 @@ from comfy.nested_tensor import NestedTensor
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..sampling.attend_excite.losses import AttentionLoss
 from ..sampling.attention_record import AttentionRecord
 from ..sampling.meter.record import MeterRecord
 from ..sampling.region_record import RegionRecord
 from ..sampling.regional.region import Region
 from ..sampling.sega.concepts import Concept
-from .sockets import AttentionTrace, Concepts, Meter, RegionalPrompts, Regions
+from .sockets import AttentionTrace, Concepts, Losses, Meter, RegionalPrompts, Regions
 
 HALVES = re.compile("[\ud800-\udfff]")  # JSON can hold them; the host's log and tokenizers break on them
 
@@ -49,6 +50,10 @@ SOCKETS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     RegionalPrompts.io_type: (
         "regions", lambda value: isinstance(value, tuple) and all(isinstance(region, Region) for region in value),
+    ),
+    Losses.io_type: (
+        "losses of Attention Loss",
+        lambda value: isinstance(value, tuple) and all(isinstance(loss, AttentionLoss) for loss in value),
     ),
     Meter.io_type: ("what Guidance Meter records", lambda value: isinstance(value, MeterRecord)),
     AttentionTrace.io_type: ("what a node records of attention", lambda value: isinstance(value, AttentionRecord)),

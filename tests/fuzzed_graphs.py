@@ -41,6 +41,7 @@ APART = {
     "model": ["loader", 0], "words": "cat, dog", "strength": 1.0, "emphasis": 4.0, "threshold": 1.0, "memory": 0.7,
     "map_scale": "auto", "start_percent": 0.0, "end_percent": 1.0,
 }  # fmt: skip
+LOSS = {"loss": "inside", "words": "cat", "weight": 1.0, "size": 0.1, "where": ["mask", 0]}
 CONCEPT = {
     "conditioning": ["prompt", 0], "direction": "add", "edit_guidance_scale": 5.0, "threshold": 0.9, "warmup": 0.0,
     "cooldown": 0.0, "counted_in": "percent", "weight": 1.0, "confine_to": "", "mask": ["mask", 0],
@@ -101,6 +102,13 @@ GRAPHS: dict[str, Graph] = {
     "AttentionCurves": {
         "excite": node("AttendExcite", EXCITE), "run": sampled("excite"),
         "node": node("AttentionCurves", CURVES),
+    },
+    "AttentionLoss": {
+        "node": node("AttentionLoss", LOSS), "run": sampled("excite"), "out": preview("run"),
+        "excite": node("AttendExcite", {
+            **EXCITE, "losses": ["node", 0], "enough": 0.9, "step_size": "Polyak", "polyak_eta": 0.01,
+            "time_travel": 2, "travel_start": 0.0, "travel_end": 1.0,
+        }),
     },
     "Concept": {
         "node": node("Concept", CONCEPT), "sega": node("SEGA", {**SEGA, "concepts": ["node", 0]}),

@@ -17,15 +17,15 @@ from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
 from ...attention_hooks.families import POOL, Family
-from ...attention_hooks.layouts import Layer
+from ...attention_hooks.layouts import Grid, Layer
 from ...attention_hooks.observe import Call, Observation, visible_layers, watch
 from ...attention_hooks.override import OVERRIDE, Override
-from ...attention_hooks.probabilities import fold_repeats
+from ...attention_hooks.probabilities import Attention, fold_repeats
 from ..conds import ActiveCond
 from ..run import EXTRA_PASS, PREFIX, uncompiled
 from .frozen_layers import InferenceTensorsAsNormal, differentiable
 from .neighbours import columns_per_token, refusal, with_copies, without_caches
-from .subjects import Maps, Subjects, SubjectTokens
+from .subjects import Attended, Maps, Subjects
 
 log = logging.getLogger(__name__)
 FP16_LOSS_SCALE = 2.0**12
@@ -41,10 +41,10 @@ class _Pass:
     def __init__(self, x: Tensor, uuids: list[Any]):
         self.x = x  # the leaf, [chunks * B, ...]
         self.uuids = uuids
-        self._sums: Maps = {}
+        self._sums: dict[Any, list[Tensor]] = {}
         self._layers = 0
 
-    def add(self, seen: Observation, tokens: dict[Any, SubjectTokens], pool: bool) -> None:
+    def add(self, seen: Observation, subjects: Subjects, pool: bool) -> None:
         """Count one layer. pool: as seen from cells of 2 x 2 positions, each with its mean query."""
         cross, rows, (frames, *grid) = seen.cross_attention, len(self.x) // len(self.uuids), seen.grid
         if pool:
@@ -52,15 +52,26 @@ class _Pass:
         grid = grid if self.x.ndim == 4 else [frames, *grid]
         self._layers += 1
         for chunk, uuid in enumerate(self.uuids):
-            own = cross.select(slice(chunk * rows, (chunk + 1) * rows))
-            length, compared, *_ = tokens[uuid]
+            part = slice(chunk * rows, (chunk + 1) * rows)
+            text = cross.select(part)
+            length, compared, *_ = subjects.tokens[uuid]
             if compared < length:  # as if there were no others
-                own, length = own.block(slice(None), slice(0, compared)), compared
-            attention = fold_repeats(own.probabilities(), length).unflatten(1, grid)
-            self._sums[uuid] = self._sums[uuid] + attention if uuid in self._sums else attention
+                text, length = text.block(slice(None), slice(0, compared)), compared
+            found = [fold_repeats(text.probabilities(), length).unflatten(1, grid)]
+            if subjects.needs_own:
+                found.append(_within_frames(seen.self_attention.select(part), seen.grid, pool))
+            before = self._sums.get(uuid)
+            self._sums[uuid] = [a + b for a, b in zip(before, found, strict=True)] if before else found
 
     def maps(self) -> Maps:
-        return {uuid: total / self._layers for uuid, total in self._sums.items()}
+        return {uuid: Attended(*(total / self._layers for total in sums)) for uuid, sums in self._sums.items()}
+
+
+def _within_frames(attention: Attention, grid: Grid, pool: bool) -> Tensor:
+    """The attention of the positions, or cells, of each frame to those of the same frame, [B, T, P, P]."""
+    frames = attention.frames(grid[0], keys=True)
+    frames = [frame.pooled((1, *grid[1:]), keys=True) for frame in frames] if pool else frames
+    return torch.stack([frame.probabilities() for frame in frames], dim=1)
 
 
 class AttentionGradient:
@@ -159,7 +170,9 @@ class AttentionGradient:
 
         with torch.inference_mode(False), torch.enable_grad():
             maps = {uuid: attention for call in calls for uuid, attention in call.maps().items()}
-            self._check(maps, active)
+            acting = [item for item in active if item.uuid in maps or "default" not in item.cond]
+            subjects.active = acting or active  # the host leaves out defaults for which others leave no room
+            self._check(maps, subjects.active)
             gradients = torch.autograd.grad(subjects.loss(maps) * self._loss_scale, [call.x for call in calls])
         total = torch.zeros_like(x)
         for call, gradient in zip(calls, gradients, strict=True):
@@ -172,7 +185,7 @@ class AttentionGradient:
         waiting = set(layers)
 
         def observer(observation: Observation) -> None:
-            call.add(observation, subjects.tokens, pool=self._family.kind != "unet")
+            call.add(observation, subjects, pool=self._family.kind != "unet")
             waiting.discard(observation.layer)
             if not waiting:
                 raise _Enough

@@ -29,9 +29,9 @@ def plan_steps(excitation: Excitation, model_sampling: Any, sigmas: Tensor, empt
     return dict(enumerate(schedule(excitation, total)[offset : offset + steps]))
 
 
-def variances(model_sampling: Any, sigmas: Tensor) -> list[float]:
-    """That of a latent at each sigma of the schedule, made of an image and of noise that both have variance 1."""
+def levels(model_sampling: Any, sigmas: Tensor) -> list[tuple[float, float]]:
+    """What a latent is made of at each sigma of the schedule: its share of the image, and of the noise."""
     sigmas = sigmas.double()
     one, zero = torch.ones_like(sigmas), torch.zeros_like(sigmas)
-    noise, image = model_sampling.noise_scaling(sigmas, one, zero), model_sampling.noise_scaling(sigmas, zero, one)
-    return (noise**2 + image**2).tolist()
+    image, noise = model_sampling.noise_scaling(sigmas, zero, one), model_sampling.noise_scaling(sigmas, one, zero)
+    return list(zip(image.tolist(), noise.tolist(), strict=True))

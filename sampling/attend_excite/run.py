@@ -12,19 +12,22 @@ from torch import Tensor
 
 from ...attention_hooks.families import FAMILIES, Family, layers_at, layers_near, model_family, model_layers
 from ...attention_hooks.layouts import Layer
-from ...guidance.attend_excite import Excitation, Excited, Step, excite, schedule
+from ...guidance.attend_excite import Excitation, Excited, Seen, Step, excite, schedule
 from ...words.phrases import check_phrases
 from ..attention_record import AttentionRecord
 from ..conds import active_conds
+from ..percent import percent_at
 from ..record import fingerprint
 from ..run import PREFIX, Evaluation, Run, add_run, current_run
 from .frozen_layers import check_differentiable
 from .gradient import AttentionGradient
+from .losses import AttentionLoss, Term, terms_for, words_of
 from .neighbours import columns_per_token
-from .plan import NODE, plan_steps, variances
+from .plan import NODE, levels, plan_steps
 from .step_latent import StepLatent, follow_steps
 from .subjects import Subjects, SubjectTokens, subject_tokens
-from .trace import Trace, TraceStep
+from .time_travel import TimeTravel, Travel
+from .trace import Trace, TraceStep, merged
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -34,9 +37,16 @@ log = logging.getLogger(__name__)
 
 
 class Settings(NamedTuple):
-    words: tuple[str, ...]
+    words: tuple[str, ...]  # that must not be left out
     excitation: Excitation = Excitation()
     downsample: int | None = None  # of the grid read
+    losses: tuple[AttentionLoss, ...] = ()  # beside the paper's
+    travel: Travel = Travel()
+
+    @property
+    def all_losses(self) -> tuple[AttentionLoss, ...]:
+        papers = AttentionLoss("missing subject", self.words)
+        return (papers, *self.losses) if self.words or not self.losses else self.losses
 
 
 class AttendExciteRun(Run):
@@ -49,7 +59,9 @@ class AttendExciteRun(Run):
         record: AttentionRecord,
     ):
         conds = guider.conds.get("positive", [])
-        check_phrases([(cond.get("cross_attn"), cond) for cond in conds], list(settings.words), NODE)
+        self.losses = settings.all_losses
+        self.words = words_of(self.losses)
+        check_phrases([(cond.get("cross_attn"), cond) for cond in conds], list(self.words), NODE)
         self.guider = type(guider).__name__
         self.family = family
         self.sigmas = sigmas
@@ -62,13 +74,20 @@ class AttendExciteRun(Run):
         self.gradient: AttentionGradient | None = None
         self.steps: list[TraceStep] = []
         self.tokens: dict[Any, SubjectTokens | None] = {}  # of the conds, by uuid
+        self.terms: list[Term] | None = None  # the losses on this run's latent
+        self.noise: Tensor | None = None  # [B], the norm of the noise last predicted, for Polyak's step
 
     def follow(self, guider: CFGGuider, latent_image: Tensor, sampler: Sampler) -> Sampler:
         """The sampler for this run of the guider: one that shows this run its latent, if any step is to move it."""
         model_sampling = guider.model_patcher.get_model_object("model_sampling")
         self.plan = plan_steps(self.settings.excitation, model_sampling, self.sigmas, empty=not latent_image.any())
-        self.variances = variances(model_sampling, self.sigmas)
-        return follow_steps(NODE, sampler, self.plan, self.see) if self.plan else sampler
+        self.levels = levels(model_sampling, self.sigmas)
+        self.noise_scaling = model_sampling.noise_scaling
+        travel = None
+        if self.settings.travel.times > 1:
+            progress = [percent_at(model_sampling, sigma) for sigma in self.sigmas.tolist()]
+            travel = TimeTravel(self.settings.travel, self.levels, progress)
+        return follow_steps(NODE, sampler, self.plan, self.see, travel) if self.plan else sampler
 
     def see(self, latent: StepLatent | None) -> None:
         """The next call of the model is a step's first, with its latent, or another one (None)."""
@@ -92,15 +111,18 @@ class AttendExciteRun(Run):
         for item in active:
             if item.uuid not in self.tokens:
                 per_token = columns_per_token(options)
-                self.tokens[item.uuid] = subject_tokens(item.cond, self.settings.words, self.family, per_token)
-        subjects = Subjects(active, self.tokens, len(self.settings.words))
-        if not subjects.active:
-            return
+                self.tokens[item.uuid] = subject_tokens(item.cond, self.words, self.family, per_token)
         finest, size = self.settings.downsample, tuple(x.shape[-2:])
         downsample, layers = layers_near(self.family, self.layers, finest, size, NODE)
+        excitation, grid = self.settings.excitation, (-(-x.shape[-2] // downsample), -(-x.shape[-1] // downsample))
+        if self.terms is None:
+            pixels = guider.model_patcher.get_model_object("latent_format").spacial_downscale_ratio
+            self.terms = terms_for(self.losses, x, pixels)
+        subjects = Subjects(active, self.tokens, len(self.words), self.terms, grid, excitation.enough)
+        if not subjects.active:
+            return
         dtype = guider.inner_model.get_dtype_inference()
         self.gradient = gradient_of = self.gradient or AttentionGradient(NODE, self.family, layers, dtype)
-        excitation = self.settings.excitation
         progress = _Progress(latent.step, self.total, excitation.max_refinements)
         start, x_start = latent.x.clone(), x.clone()
 
@@ -108,26 +130,45 @@ class AttendExciteRun(Run):
             delta = moved - start
             return x_start + (delta if latent.mask is None else latent.mask * delta)
 
-        def evaluate(moved: Tensor) -> tuple[Tensor, Tensor]:
+        def evaluate(moved: Tensor) -> Seen:
             progress.advance()
             gradient = gradient_of(guider.inner_model, subjects, blend(moved), timestep, options)
-            return subjects.peaks, gradient if latent.mask is None else latent.mask * gradient
+            gradient = gradient if latent.mask is None else latent.mask * gradient
+            return Seen(subjects.peaks, subjects.neglect, subjects.values, gradient)
 
-        variance, step = self.variances[latent.step], self.plan[latent.step]
-        result = excite(start, variance, step, excitation, evaluate)
+        image, noise = self.levels[latent.step]
+        how = (noise**2 + image**2, self.plan[latent.step], excitation, evaluate, self.noise_norms(x))
+        result = excite(start, *how)
         while not _is_finite(result):
             if not gradient_of.scale_down():
                 raise ValueError(self._not_finite(latent, start))
-            result = excite(start, variance, step, excitation, evaluate)
+            result = excite(start, *how)
         x.copy_(blend(result.x))
         latent.x.copy_(result.x)
         peaks = result.peaks.masked_fill(~subjects.present(), torch.nan)
-        self.steps.append(
-            TraceStep(
-                latent.step, peaks[0], peaks[-1], result.refinements, result.sizes.amax(0),
-                subjects.picture((-(-x.shape[-2] // downsample), -(-x.shape[-1] // downsample))),
-            )
+        done = TraceStep(
+            latent.step, peaks[0], peaks[-1], result.refinements, result.sizes.amax(0), subjects.picture(),
+            result.values[0], result.values[-1],
         )
+        if self.steps and self.steps[-1].step == done.step:  # taken again
+            done = merged(self.steps.pop(), done)
+        self.steps.append(done)
+
+    def noise_norms(self, x: Tensor) -> Tensor | None:
+        """[B], for Polyak's step: of the noise last predicted, and before that of noise as it is drawn."""
+        if self.settings.excitation.polyak is None:
+            return None
+        if self.noise is None or len(self.noise) != len(x):
+            return x.new_full((len(x),), x[0].numel() ** 0.5)
+        return self.noise
+
+    def end_evaluation(self, evaluation: Evaluation, denoised: Tensor) -> None:
+        if self.settings.excitation.polyak is None:
+            return
+        one = torch.ones_like(evaluation.x[:, :1])
+        image = self.noise_scaling(evaluation.sigma, torch.zeros_like(one), one)
+        noise = self.noise_scaling(evaluation.sigma, one, torch.zeros_like(one))
+        self.noise = ((evaluation.x - image * denoised) / noise).flatten(1).norm(dim=1)
 
     def _not_finite(self, latent: StepLatent, start: Tensor) -> str:
         where = f"{NODE}: at step {latent.step + 1} of {self.total} (sigma {latent.sigma:.4g})"
@@ -150,7 +191,8 @@ class AttendExciteRun(Run):
                 f"it: the sampler, the guider ({self.guider}) or another node on the model does not go with it."
             )
         targets = tuple((i, 1 - step.target) for i, step in self.plan.items() if step.target is not None)
-        trace = Trace(self.settings.words, tuple(steps), self.total, targets, fingerprint(samples))
+        names = tuple(loss.name for loss in self.losses) if self.settings.losses else ()
+        trace = Trace(self.words, tuple(steps), self.total, targets, fingerprint(samples), names)
         log.info("%s: %s", NODE, trace.summary())
         if len(steps) < len(self.plan):
             self.warn_once(
@@ -161,8 +203,8 @@ class AttendExciteRun(Run):
 
 
 def _is_finite(result: Excited) -> bool:
-    """The one look at a step's outcome. Whatever is not finite reaches the last latent, or the peaks before it."""
-    return bool(result.x.isfinite().all() & result.peaks.isfinite().all())
+    """The one look at a step's outcome. Whatever is not finite reaches the last latent, or what came before it."""
+    return bool(result.x.isfinite().all() & result.peaks.isfinite().all() & result.values.isfinite().all())
 
 
 class _Progress:

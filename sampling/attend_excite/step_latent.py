@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from comfy.samplers import KSAMPLER, Sampler
 from torch import Tensor
 
+from .time_travel import TimeTravel
+
 log = logging.getLogger(__name__)
 
 # Samplers that call the model for an estimate of the next step's latent, at the next step's sigma, and how often,
@@ -64,13 +66,14 @@ class _Model:
 
     def __init__(
         self, model: Any, sigmas: list[float], wanted: Container[int], estimates: int,
-        see: Callable[[StepLatent | None], None],
+        see: Callable[[StepLatent | None], None], travel: TimeTravel | None,
     ):
         self._model = model
         self._sigmas = sigmas
         self._wanted = wanted
         self._estimates = estimates
         self._see = see
+        self._travel = travel
         self._step = 0  # the next one to be shown
         self._awaited = True
         self._estimates_left = 0
@@ -88,6 +91,10 @@ class _Model:
                 options = kwargs.get("model_options", {})
                 seen = StepLatent(self._step, told, x, self._mask(sigma, denoise_mask, options), options)
                 self._awaited = False
+        for _ in range(self._travel.more(seen.step) if self._travel and seen else 0):
+            self._see(seen)
+            denoised = self._model(x, sigma, denoise_mask=denoise_mask, **kwargs)
+            x.copy_(self._travel.back(seen.step, x, denoised, kwargs.get("seed")))
         self._see(seen)
         return self._model(x, sigma, denoise_mask=denoise_mask, **kwargs)
 
@@ -102,9 +109,12 @@ class _Model:
 
 
 def follow_steps(
-    node: str, sampler: Sampler, wanted: Container[int], see: Callable[[StepLatent | None], None]
+    node: str, sampler: Sampler, wanted: Container[int], see: Callable[[StepLatent | None], None],
+    travel: TimeTravel | None = None,
 ) -> KSAMPLER:
     """A copy of the sampler that shows its latent to `see` at the wanted steps, before the model is called.
+
+    travel: takes those steps several times.
 
     Raises ValueError, naming the node, for samplers whose latent cannot be moved. Warns of those that are not known.
     """
@@ -124,7 +134,7 @@ def follow_steps(
 
     @wraps(function)
     def followed(model, x, sigmas, *args, callback=None, **kwargs):
-        model = _Model(model, sigmas.tolist(), wanted, ESTIMATES.get(name, 0), see)
+        model = _Model(model, sigmas.tolist(), wanted, ESTIMATES.get(name, 0), see, travel)
 
         def finish_step(state: dict[str, Any]) -> None:
             model.finish_step(state["i"])

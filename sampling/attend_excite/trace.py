@@ -19,9 +19,19 @@ class TraceStep(NamedTuple):
     refinements: Tensor  # [B] int64
     size: Tensor  # [B], the longest move, relative to the latent's norm
     maps: Tensor  # [B, words, h, w] fp16, the scores at the last evaluation
+    losses_before: Tensor  # [B, losses], with their weights
+    losses_after: Tensor
 
     def cpu(self) -> TraceStep:
         return TraceStep(self.step, *(values.cpu() for values in self[1:]))
+
+
+def merged(first: TraceStep, again: TraceStep) -> TraceStep:
+    """A step that was taken again, as one."""
+    return again._replace(
+        before=first.before, losses_before=first.losses_before, refinements=first.refinements + again.refinements,
+        size=torch.maximum(first.size, again.size),
+    )
 
 
 class Trace(NamedTuple):
@@ -32,6 +42,7 @@ class Trace(NamedTuple):
     total: int  # sampler steps
     targets: tuple[tuple[int, float], ...]  # (step from 0, attention that refinement aims at)
     fingerprint: Tensor  # of the latent that the run returned
+    losses: tuple[str, ...] = ()  # their names, where there are others than the paper's
 
     def curves(self) -> WordCurves:
         """The attention at each step, after its refinements."""
@@ -54,10 +65,15 @@ class Trace(NamedTuple):
         attention = f"attention to {', '.join(words)}{lowest}"
         longest = max(float(step.size.max()) for step in self.steps)
         if longest == 0:
-            return f"no effect: every word was fully attended to already; {attention}."
+            return f"no effect: every loss was 0 already; {attention}."
         refinements = sum(int(step.refinements.sum()) for step in self.steps)
+        before, after = self.steps[0].losses_before, self.steps[-1].losses_after
+        losses = "".join(
+            f"; {name} {float(before[:, n].mean()):.2f} -> {float(after[:, n].mean()):.2f}"
+            for n, name in enumerate(self.losses)
+        )
         return (
-            f"{attention}; {len(self.steps)} of {self.total} steps, {refinements} refinements, longest move "
+            f"{attention}{losses}; {len(self.steps)} of {self.total} steps, {refinements} refinements, longest move "
             f"{100 * longest:.1f} % of the latent's norm."
         )
 

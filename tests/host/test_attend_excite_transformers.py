@@ -176,7 +176,7 @@ def test_of_sd3s_text_clips_tokens_are_compared_as_seen_from_cells_of_2_x_2(sd3,
         return attention_of(q, k, heads, *args)
 
     def loss(self, maps):
-        seen.append({uuid: tokens.detach() for uuid, tokens in maps.items()})
+        seen.append({uuid: attended.cross.detach() for uuid, attended in maps.items()})
         return of_maps(self, maps)
 
     of_maps = Subjects.loss

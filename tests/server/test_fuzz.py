@@ -15,6 +15,7 @@ SECONDS = 120  # for one case; on an idle machine most take a tenth of a second
 NAMES = (
     "S-CFG", "Attend-and-Excite", "SEGA", "Word Mask", "Region Preview", "Regional Prompts", "Region:",
     "Attention Curves", "Prompt with Words", "Guidance Schedule", "Guidance Meter", "Meter Curves", "Keep Apart",
+    "Attention Loss",
 )
 
 

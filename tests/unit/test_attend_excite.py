@@ -9,6 +9,7 @@ import torch
 
 from semantic_guidance.guidance.attend_excite import (
     Excitation,
+    Seen,
     Step,
     excite,
     latent_move,
@@ -136,7 +137,7 @@ def test_strength_zero_and_an_empty_range_have_no_steps(off):
 def test_a_move_is_bounded_by_the_norm_of_each_image(shape):
     x, gradient = torch.randn(shape), torch.randn(shape)
     gradient[0] *= 1e-4
-    move, size = latent_move(x, gradient, alpha=2.0, variance=10.0, limit=0.1)
+    move, size = latent_move(x, gradient, rate=20.0, limit=0.1)
     torch.testing.assert_close(move[0], -20 * gradient[0])
     torch.testing.assert_close(size, move.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1))
     assert size[0] < 0.1
@@ -147,8 +148,13 @@ def test_a_move_is_bounded_by_the_norm_of_each_image(shape):
 
 def test_nothing_to_move_gives_zero_even_for_an_empty_latent():
     for x in (torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2)):
-        move, size = latent_move(x, torch.zeros_like(x), alpha=20.0, variance=214.2, limit=0.1)
+        move, size = latent_move(x, torch.zeros_like(x), rate=20.0 * 214.2, limit=0.1)
         assert move.abs().max() == size.item() == 0
+
+
+def seen_with(peaks: torch.Tensor, gradient: torch.Tensor) -> Seen:
+    """The paper's loss alone."""
+    return Seen(peaks, losses(peaks), losses(peaks)[:, None], gradient)
 
 
 def quadratic(wanted: torch.Tensor):
@@ -159,7 +165,7 @@ def quadratic(wanted: torch.Tensor):
         seen.append(x)
         distance = x - wanted
         peak = 1 - distance.square().flatten(1).sum(1, keepdim=True) / 2
-        return peak, torch.where(peak[..., None] < 1, distance, 0)
+        return seen_with(peak, torch.where(peak[..., None] < 1, distance, 0))
 
     return evaluate, seen
 
@@ -179,7 +185,7 @@ def test_a_step_without_target_moves_once():
 
 def test_a_loss_of_exactly_zero_moves_nothing():
     x = torch.ones(1, 1, 4)
-    result = excite(x, 2.0, Step(1.0, 0.0), FREE, lambda x: (torch.ones(1, 1), torch.ones_like(x)))
+    result = excite(x, 2.0, Step(1.0, 0.0), FREE, lambda x: seen_with(torch.ones(1, 1), torch.ones_like(x)))
     assert torch.equal(result.x, x)
     assert result.sizes.tolist() == [[0.0]]
 

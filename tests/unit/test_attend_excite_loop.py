@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semantic_guidance.guidance.attend_excite import Excitation, excite, losses, schedule, subject_peaks
+from semantic_guidance.guidance.attend_excite import Excitation, Seen, excite, losses, schedule, subject_peaks
 
 STEPS = 20
 CFG = 4.0
@@ -116,7 +116,8 @@ def sigma_loop(model, z, *, factor=True):
             variable = x.detach().requires_grad_()
             peaks = subject_peaks(model(variable * to_z, t)[1], range(1, 76), [[s] for s in SUBJECTS])
             (gradient,) = torch.autograd.grad(losses(peaks).sum(), variable)
-            return peaks.detach(), gradient
+            loss = losses(peaks).detach()
+            return Seen(peaks.detach(), loss, loss[:, None], gradient)
 
         rounds = [0] * len(x)
         if i < len(plan):

@@ -33,6 +33,7 @@ SCRIPTS = {
 UNTRANSLATED = {"clip", "Attend-and-Excite"}
 UNSEEN = {  # they give nothing to look at, or nothing to be seen in one picture
     "SemanticGuidancePrompt", "SemanticGuidanceWords", "SemanticGuidanceCharacteristic",
+    "SemanticGuidanceAttentionLoss",
 }
 
 
