@@ -11,7 +11,7 @@ from host.attend_excite_runs import in_inference_mode, with_trace
 from host.scfg_runs import relative
 from torch import Tensor
 
-from semantic_guidance.attention_hooks import observe
+from semantic_guidance.attention_hooks import override
 from semantic_guidance.attention_hooks.families import layers_at, model_family
 from semantic_guidance.guidance.attend_excite import subject_peaks
 from semantic_guidance.sampling.attend_excite import gradient as attention_gradient
@@ -169,7 +169,7 @@ def sd3_prompt(seed: int) -> list:
 
 def test_of_sd3s_text_clips_tokens_are_compared_as_seen_from_cells_of_2_x_2(sd3, monkeypatch):
     """The same maths once more, in the layers that are read: each cell's mean query, a softmax over 77 keys."""
-    attention_of, calls, seen = observe.attention_of, [], []
+    attention_of, calls, seen = override.attention_of, [], []
 
     def recorded(q, k, heads, *args):
         calls.append([t.detach().flatten(2).unflatten(-1, (heads, -1)) for t in (q, k)])
@@ -180,7 +180,7 @@ def test_of_sd3s_text_clips_tokens_are_compared_as_seen_from_cells_of_2_x_2(sd3,
         return of_maps(self, maps)
 
     of_maps = Subjects.loss
-    monkeypatch.setattr(observe, "attention_of", recorded)
+    monkeypatch.setattr(override, "attention_of", recorded)
     monkeypatch.setattr(Subjects, "loss", loss)
     model, record = with_trace(sd3, **{**SETTINGS, "words": "cat, hat", "max_refinements": 0})
     samples = tiny_dit.sample(model, sd3_prompt(0), sd3_prompt(1), tiny_dit.latent("sd3", scale=2), steps=2)

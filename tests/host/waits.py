@@ -12,6 +12,7 @@ from unittest import mock
 import torch
 from paths import ROOT, TESTS
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 METHODS = ("item", "tolist", "cpu", "numpy", "nonzero", "unique", "masked_select",
            "__float__", "__int__", "__bool__", "__index__", "__contains__")
@@ -74,12 +75,20 @@ def counted() -> Iterator[Counter[str]]:
     replaced = [(Tensor, name, counting(getattr(Tensor, name))) for name in METHODS]
     replaced += [(torch, name, counting(getattr(torch, name))) for name in FUNCTIONS]
     replaced += [
-        (Tensor, "__getitem__", counting(Tensor.__getitem__, by_values)),
         (Tensor, "to", counting(Tensor.to, to_cpu)),
         (torch, "where", counting(torch.where, one_argument)),
     ]
+    indexed = counting(lambda func, *args, **kwargs: func(*args, **kwargs), lambda func, *args: by_values(*args))
+
+    class Indexing(TorchFunctionMode):
+        """Replaced in the class, __getitem__ would leave tensors sequences for good: torch.tensor([tensor]) fails."""
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            kwargs = kwargs or {}
+            return indexed(func, *args, **kwargs) if func is Tensor.__getitem__ else func(*args, **kwargs)
+
     with mock.patch.multiple(Tensor, **{name: call for owner, name, call in replaced if owner is Tensor}), \
-            mock.patch.multiple(torch, **{name: call for owner, name, call in replaced if owner is torch}):
+            mock.patch.multiple(torch, **{name: call for owner, name, call in replaced if owner is torch}), Indexing():
         yield waits
 
 
