@@ -99,7 +99,8 @@ def scfg(graph: Graph, row: Row) -> list[Shown]:
     graph["scfg"] = _node("SemanticGuidanceSCFG", model=["loader", 0])
     _sample(graph, row, "with", ["scfg", 0], ["positive", 0])
     graph["regions"] = _node(
-        "SemanticGuidanceRegionPreview", regions=["scfg", 1], latent=["with_latent", 0], image=["with", 0], step=STEPS // 2,
+        "SemanticGuidanceRegionPreview", regions=["scfg", 1], latent=["with_latent", 0], image=["with", 0],
+        step=STEPS // 2,
     )
     _save(graph, "regions", ["regions", 0])
     _save(graph, "rates", ["regions", 2])
