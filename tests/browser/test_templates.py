@@ -13,8 +13,19 @@ FILES = {path.stem: path for path in (ROOT / "workflows").glob("*.json")}
 
 
 @pytest.fixture(scope="module")
-def display_names(comfy) -> dict[str, str]:
-    return {name: info["display_name"] or name for name, info in comfy.object_info().items()}
+def nodes(comfy) -> dict[str, dict]:
+    return comfy.object_info()
+
+
+@pytest.fixture(scope="module")
+def display_names(nodes) -> dict[str, str]:
+    return {name: info["display_name"] or name for name, info in nodes.items()}
+
+
+def defaults(info: dict) -> dict:
+    """Of a node's optional widgets, which the front end sends even where a workflow does not name them."""
+    optional = info["input"].get("optional", {}).items()
+    return {name: spec[1]["default"] for name, spec in optional if len(spec) > 1 and "default" in spec[1]}
 
 
 def test_the_dialog_offers_the_workflows_of_the_pack(user):
@@ -27,7 +38,7 @@ def test_the_dialog_offers_the_workflows_of_the_pack(user):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_workflow_opens_without_complaint_and_sends_what_it_should(user, display_names, name):
+def test_a_workflow_opens_without_complaint_and_sends_what_it_should(user, nodes, display_names, name):
     title = PAGES[name].title
     user.open_template(title)
     user.page.wait_for_timeout(1000)  # complaints come after the nodes
@@ -40,6 +51,8 @@ def test_a_workflow_opens_without_complaint_and_sends_what_it_should(user, displ
     own = {node["class_type"]: node["_meta"]["title"] for node in graph.values() if "_meta" in node}
     for node in shown:
         assert node["title"] == own.get(node["type"], display_names.get(node["type"], "Markdown Note"))
-    assert user.sent() == {number: node["inputs"] for number, node in graph.items()}
+    assert user.sent() == {
+        number: defaults(nodes[node["class_type"]]) | node["inputs"] for number, node in graph.items()
+    }
     assert user.alerts() == []
     assert user.console == []
