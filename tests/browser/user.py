@@ -118,6 +118,7 @@ class User:
     def open(self, workflow: Path) -> None:
         """As if the file was dropped on the page."""
         graph = json.loads(workflow.read_text(encoding="utf-8"))
+        graph["extra"].pop("linearMode", None)  # as a graph, where it would open as an app
         self.page.evaluate("graph => app.loadGraphData(graph)", graph)
 
     def nodes(self) -> list[dict]:
