@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -175,3 +175,13 @@ def fold_repeats(attention: Tensor, tokens: int) -> Tensor:
     The host repeats a shorter prompt to the common length of a batch, which splits each token's probability.
     """
     return attention.unflatten(-1, (-1, tokens)).sum(dim=-2)
+
+
+def phrase_probabilities(attention: Attention, tokens: int, phrases: Sequence[Sequence[int]]) -> Tensor:
+    """[B, P, phrases]: of each phrase the sum over its columns, 0 without any. tokens: of the text, before repeats."""
+    blocks = []
+    for rows in attention.rows():  # [B, p, tokens], or repeats of it
+        rows = fold_repeats(rows, tokens)
+        nothing = torch.zeros_like(rows[..., 0])
+        blocks.append(torch.stack([sum((rows[..., c] for c in own), nothing) for own in phrases], dim=-1))
+    return torch.cat(blocks, dim=1)

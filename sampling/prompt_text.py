@@ -11,7 +11,10 @@ from ..words.prompt import CONDITIONING_KEY, PromptWords
 from .conds import text_length
 
 if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
     from torch import Tensor
+
+NEGPIP = "ppm_negpip"  # in the options of a model whose prompts NegPip has encoded as keys and values in turn
 
 
 class PromptText(NamedTuple):
@@ -68,6 +71,15 @@ def phrase_places(
         }
         columns.append(tuple(sorted(column for column in found if column < text.length)))
     return text.length, tuple(columns)
+
+
+def refuse_doubled_text(model: ModelPatcher, node: str, way_out: str) -> None:
+    """ValueError where NegPip (ppm) has encoded the prompts of this model."""
+    if model.model_options.get(NEGPIP):
+        raise ValueError(
+            f"{node}: NegPip (ppm) is on this model and doubles the text, so that words are not where they were "
+            f"encoded. {way_out}"
+        )
 
 
 def word_columns(cond: dict[str, Any], text: PromptText) -> tuple[int, ...]:

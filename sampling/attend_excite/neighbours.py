@@ -14,11 +14,11 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ...attention_hooks.override import OVERRIDE
+from ..prompt_text import NEGPIP
 from ..run import PREFIX
 
 OUR_PACKAGE = __name__.rpartition(".sampling.")[0]
 OUR_FOLDER = __file__.rpartition("sampling")[0].replace("\\", "/")
-NEGPIP = "ppm_negpip"  # in the options of a model whose prompts NegPip has encoded as keys and values in turn
 HOST = {"torch", "comfy", "comfy_api", "comfy_kitchen", "einops", *sys.stdlib_module_names}
 
 

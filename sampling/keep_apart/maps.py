@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ...attention_hooks.families import NEAREST, Family, layers_near
 from ...attention_hooks.layouts import Layer
 from ...attention_hooks.observe import Call, Observation, watch
-from ...attention_hooks.probabilities import fold_repeats
+from ...attention_hooks.probabilities import phrase_probabilities
 from ...guidance.attention_maps import in_cells
 from ...guidance.ownership import remembered
 from .settings import NODE
@@ -104,13 +103,7 @@ class SubjectMaps:
         attention = seen.cross_attention.select(rows)
         if text.compared < text.length:
             attention = attention.block(slice(None), slice(text.compared))
-        blocks = []
-        for part in attention.rows():  # [B, p, compared], or repeats of it
-            part = fold_repeats(part, text.compared)
-            blocks.append(torch.stack([
-                sum((part[..., column] for column in own), torch.zeros_like(part[..., 0])) for own in text.read
-            ], dim=-1))
-        found, grid = torch.cat(blocks, dim=1), seen.grid  # [B, P, S]
+        found, grid = phrase_probabilities(attention, text.compared, text.read), seen.grid  # [B, P, S]
         if self._family.kind != "unet" and grid[1] * grid[2] > 2 * NEAREST**2:
             found, grid = in_cells(found, grid), (grid[0], -(-grid[1] // 2), -(-grid[2] // 2))
         return found.transpose(1, 2).unflatten(2, grid if len(size) > 2 else grid[1:])

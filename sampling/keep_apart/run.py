@@ -19,7 +19,7 @@ from ...guidance.smoothing import smooth
 from ...words.phrases import check_phrases
 from ..attention_record import AttentionRecord
 from ..conds import ActiveCond, active_conds
-from ..prompt_text import phrase_places, prompt_text
+from ..prompt_text import phrase_places, prompt_text, refuse_doubled_text
 from ..record import fingerprint
 from ..region_record import RegionRecord
 from ..run import Evaluation, Run, SigmaRange, add_run
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FEW = 8  # steps of a run that must not wait for the end of its first
-NEGPIP = "ppm_negpip"  # in the options of a model whose prompts NegPip has encoded as keys and values in turn
 
 
 class Records(NamedTuple):
@@ -51,11 +50,7 @@ class KeepApartRun(Run):
         model = guider.model_patcher
         conds = guider.conds.get("positive", [])
         check_phrases([(cond.get("cross_attn"), cond) for cond in conds], list(settings.words), NODE)
-        if model.model_options.get(NEGPIP):
-            raise ValueError(
-                f"{NODE}: NegPip (ppm) is on this model and doubles the text, so that words are not where they were "
-                "encoded. Leave out NegPip or this node."
-            )
+        refuse_doubled_text(model, NODE, "Leave out NegPip or this node.")
         self.family: Family = model_family(model, NODE)
         self.layers = every_layer(model, NODE)
         self.settings = settings

@@ -9,9 +9,6 @@ import torch
 from torch import Tensor
 
 from ...attention_hooks.edits import Change, Edit, Group, Part, Site, Weight
-from ...attention_hooks.families import Family
-from ...words.phrases import find_every, phrase_columns
-from ..prompt_text import prompt_text
 
 Columns = tuple[tuple[int, ...], ...]  # of each phrase; () where the prompt lacks it
 WHOLE = torch.ones(1, 1, 1)  # of the picture
@@ -28,27 +25,6 @@ class StrengthEdit(Edit):
 
     def change(self, site: Site) -> Change | None:
         return self.changes.get(site.uuid)
-
-
-def phrase_places(cond: dict[str, Any], family: Family, phrases: Sequence[str]) -> tuple[int, Columns]:
-    """How many tokens a processed cond's text has, and the columns of every place of each phrase in it.
-
-    Of all encoders whose columns the model attends to: SD 3 has a word in those of CLIP and in those of T5.
-    """
-    text = prompt_text(cond, family)
-    if text is None:
-        return 0, ((),) * len(phrases)
-    several = [text.words] if text.words is None or not text.words.parts else [
-        text.words._replace(words=part.words) for part in text.words.parts
-    ]
-    columns = []
-    for phrase in phrases:
-        found = {
-            column + text.moved for words in several
-            for column in phrase_columns(words, text.length - text.moved, phrase, find_every)
-        }
-        columns.append(tuple(sorted(column for column in found if column < text.length)))
-    return text.length, tuple(columns)
 
 
 def heavier(columns: Sequence[int], length: int, strength: float, mask: Tensor | None) -> Change:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...attention_hooks.families import Family, layers_at
 from ...attention_hooks.layouts import Layer
 from ...attention_hooks.observe import Call, Observation, watch
-from ...attention_hooks.probabilities import fold_repeats
+from ...attention_hooks.probabilities import phrase_probabilities
 from ...guidance.smoothing import smooth
 from .attention import Columns
 
@@ -42,11 +41,7 @@ class Peaks:
 
         def observer(seen: Observation) -> None:
             own = seen.cross_attention.select(slice(chunk * images, (chunk + 1) * images))
-            blocks = []
-            for rows in own.rows():  # [B, p, N]
-                rows = fold_repeats(rows, length)
-                blocks.append(torch.stack([sum(rows[..., c] for c in word) + 0 * rows[..., 0] for word in columns], 1))
-            maps = torch.cat(blocks, dim=2)
+            maps = phrase_probabilities(own, length, columns).transpose(1, 2)
             frames, height, width = seen.grid
             self.maps = maps.unflatten(2, (height, width) if len(call.size) == 2 else (frames, height, width))
 

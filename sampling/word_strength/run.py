@@ -18,9 +18,10 @@ from ...attention_hooks.weigh import edited
 from ..attention_record import AttentionRecord
 from ..conds import STRENGTH_KEY, active_conds
 from ..percent import Progress
+from ..prompt_text import phrase_places, refuse_doubled_text
 from ..record import fingerprint
 from ..run import Evaluation, Run, SigmaRange
-from .attention import WHOLE, Columns, Shares, StrengthEdit, heavier, lighter, phrase_places, turned
+from .attention import WHOLE, Columns, Shares, StrengthEdit, heavier, lighter, turned
 from .peaks import Peaks, highest
 from .record import IN_TEXT, StrengthStep, StrengthTrace
 from .settings import NODE, Settings
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
 log = logging.getLogger(__name__)
-NEGPIP = "ppm_negpip"  # in the options of a model whose prompts NegPip has encoded as keys and values in turn
 
 
 class Prompt(NamedTuple):
@@ -55,11 +55,8 @@ class StrengthRun(Run):
 
     def __init__(self, guider: CFGGuider, settings: Settings, family: Family | None, record: AttentionRecord):
         model = guider.model_patcher
-        if family is not None and model.model_options.get(NEGPIP):
-            raise ValueError(
-                f"{NODE}: NegPip (ppm) is on this model and doubles the text, so that words are not where they were "
-                "encoded. Leave out NegPip or this node; strengths below 0 steer away, too."
-            )
+        if family is not None:
+            refuse_doubled_text(model, NODE, "Leave out NegPip or this node; strengths below 0 steer away, too.")
         self.settings = settings
         self.record = record
         self.family = family
