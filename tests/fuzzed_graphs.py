@@ -180,11 +180,12 @@ def any_value(kind: str, options: dict) -> st.SearchStrategy:
 
 @st.composite
 def allowed_graphs(draw, name: str, inputs: dict[str, list]) -> Graph:
-    """A graph in which every setting of the node is one that the schema allows."""
+    """A graph in which about half of the node's settings are others that the schema allows."""
     graph = copy.deepcopy(COMMON | GRAPHS[name])
+    given = graph["node"]["inputs"]
     for key, (kind, options) in inputs.items():
-        if kind in WIDGETS:
-            graph["node"]["inputs"][key] = draw(allowed(kind, options))
+        if kind in WIDGETS and (key not in given or draw(st.booleans())):
+            given[key] = draw(allowed(kind, options))
     return graph
 
 

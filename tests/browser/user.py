@@ -219,7 +219,7 @@ class User:
             "window.ended = ''; for (const event of ['execution_success', 'execution_error'])"
             " app.api.addEventListener(event, () => window.ended = event, {once: true})"
         )
-        self.page.get_by_role("button", name="Run", exact=True).first.click()
+        self.page.get_by_role("button", name="Run", exact=True).filter(visible=True).first.click()  # app or graph
         refused = "Object.keys(app.extensionManager.lastNodeErrors ?? {}).length && 'refused'"
         self.page.wait_for_function(f"window.ended || {refused}", timeout=RUN_MS)
         return self.page.evaluate(f"window.ended || {refused}")
