@@ -114,6 +114,8 @@ class User:
         dialog.get_by_text(title, exact=True).first.click()
         dialog.wait_for(state="hidden")
         self.page.wait_for_function("app.graph.nodes.length > 0")
+        if self.page.evaluate("app.graph.extra.linearMode"):
+            self.page.get_by_test_id("linear-run-button").wait_for()
 
     def open(self, workflow: Path) -> None:
         """As if the file was dropped on the page."""
