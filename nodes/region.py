@@ -42,7 +42,7 @@ class SemanticGuidanceRegion(io.ComfyNode):
                     "Words.",
                 ),
                 io.Float.Input(
-                    "strength", default=1.0, min=0.0, max=1.0, step=0.05, round=0.001,
+                    "strength", default=0.5, min=0.0, max=1.0, step=0.05, round=0.001,
                     tooltip="This prompt's share inside the region; the base prompt has the rest. 0 changes nothing.",
                 ),
                 io.Conditioning.Input(

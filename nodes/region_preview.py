@@ -24,12 +24,15 @@ class SemanticGuidanceRegionPreview(io.ComfyNode):
             node_id="SemanticGuidanceRegionPreview",
             display_name="Region Preview",
             category=CATEGORY,
-            description="Shows the regions that the model's attention drew while sampling with S-CFG: each word's part "
-            "of the image in its own colour, how large it is, and how strongly it was guided.",
-            search_aliases=["attention map", "segmentation", "s-cfg", "word mask", "semantic guidance", "heat map"],
+            description="Shows the regions of S-CFG, Keep Apart or Regional Prompts while sampling: each word's or "
+            "prompt's part of the image in its own colour, how large it is, and how strongly it was guided.",
+            search_aliases=["attention map", "segmentation", "s-cfg", "keep apart", "regional prompts",
+                            "semantic guidance", "heat map"],
             is_output_node=True,
             inputs=[
-                Regions.Input("regions", tooltip="From the S-CFG node whose model made the latent."),
+                Regions.Input(
+                    "regions", tooltip="From the S-CFG, Keep Apart or Regional Prompts node whose model made the latent.",
+                ),
                 io.Latent.Input("latent", tooltip=LATENT_TOOLTIP),
                 io.Image.Input(
                     "image", optional=True,
