@@ -31,7 +31,8 @@ class SemanticGuidanceRegionPreview(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 Regions.Input(
-                    "regions", tooltip="From the S-CFG, Keep Apart or Regional Prompts node whose model made the latent.",
+                    "regions",
+                    tooltip="From the S-CFG, Keep Apart or Regional Prompts node whose model made the latent.",
                 ),
                 io.Latent.Input("latent", tooltip=LATENT_TOOLTIP),
                 io.Image.Input(
