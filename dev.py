@@ -12,7 +12,7 @@
         ComfyUI with the pack, its workflows and the small model, until Ctrl-C
     python dev.py release X.Y.Z [--checked]
         check that all is ready, with the tests unless --checked says that they have passed; set the version
-    python dev.py world | train | bench | bench-transformers
+    python dev.py world | train | bench | bench-transformers | bench-attention
         evaluate the small model (Sticker World), train it; what guidance costs, on UNets and on transformers
     python dev.py results [--quick]
         what the methods do in Sticker World: the tables and plots of docs/results.md; --quick: a minute, ./results
@@ -87,7 +87,8 @@ TIERS = {
 PRECISIONS = ("float32", "float16", "bfloat16")  # of the GPU tests
 MODULES = {
     "world": "sticker_world.world", "train": "sticker_world.train", "bench": "bench",
-    "bench-transformers": "bench_transformers", "results": "sticker_world.results",
+    "bench-transformers": "bench_transformers", "bench-attention": "bench_attention",
+    "results": "sticker_world.results",
 }
 
 # Runs a module with our folders first on the path, also in an embedded Python, which ignores PYTHONPATH.

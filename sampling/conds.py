@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -142,3 +142,8 @@ def guidance_direction(args: dict[str, Any], sigma: Tensor) -> Tensor | None:
         if where is not None:
             direction = torch.where(where, direction, 0)
     return direction
+
+
+def sides(size: Iterable[int]) -> str:
+    """A size as messages write it: 64 x 96."""
+    return " x ".join(map(str, size))

@@ -13,7 +13,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import torch
 from paths import use_host
@@ -34,9 +33,8 @@ if ARGUMENTS.device == "cuda" and not torch.cuda.is_available():
 use_host(ARGUMENTS.device)  # before anything of the host is imported
 
 import comfy.model_management  # noqa: E402
-import comfy.model_patcher  # noqa: E402
 import comfy.sample  # noqa: E402
-import comfy.supported_models  # noqa: E402
+from topologies import CPU, Topology, build, sd15, sdxl  # noqa: E402
 
 from semantic_guidance.attention_hooks.token_maps import Capture  # noqa: E402
 from semantic_guidance.guidance.attend_excite import Excitation  # noqa: E402
@@ -51,7 +49,7 @@ from semantic_guidance.sampling.sega.concepts import Concept  # noqa: E402
 from semantic_guidance.sampling.sega.run import patch_sega  # noqa: E402
 from semantic_guidance.words.factors import WordFactor  # noqa: E402
 
-CPU, DEVICE = torch.device("cpu"), comfy.model_management.get_torch_device()
+DEVICE = comfy.model_management.get_torch_device()
 DTYPE = torch.float32 if DEVICE == CPU else torch.float16
 
 METHODS = {
@@ -78,65 +76,19 @@ def with_concepts(model, count: int):
     return patch_sega(model, (concept,) * count, Momentum())
 
 
-class Topology(NamedTuple):
-    config_class: type
-    unet: dict
-    latent: int
-    text_width: int
-
-
-COMMON = dict(
-    image_size=32, in_channels=4, out_channels=4, use_spatial_transformer=True, use_checkpoint=False, legacy=False,
-    use_temporal_attention=False,
-)  # fmt: skip
-
-
-def sd15(width: int, latent: int) -> Topology:
-    unet = dict(
-        COMMON, model_channels=width, num_res_blocks=[2] * 4, channel_mult=[1, 2, 4, 4],
-        transformer_depth=[1] * 6 + [0, 0], transformer_depth_middle=1, transformer_depth_output=[1] * 9 + [0] * 3,
-        num_heads=8, num_head_channels=-1, use_linear_in_transformer=False, adm_in_channels=None, context_dim=768,
-    )  # fmt: skip
-    return Topology(comfy.supported_models.SD15, unet, latent, 768)
-
-
-def sdxl(width: int, latent: int) -> Topology:
-    unet = dict(
-        COMMON, model_channels=width, num_res_blocks=[2] * 3, channel_mult=[1, 2, 4],
-        transformer_depth=[0, 0, 2, 2, 10, 10], transformer_depth_middle=10,
-        transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10], num_heads=-1, num_head_channels=64,
-        use_linear_in_transformer=True, adm_in_channels=2816, num_classes="sequential", context_dim=2048,
-    )  # fmt: skip
-    return Topology(comfy.supported_models.SDXL, unet, latent, 2048)
-
-
 TOPOLOGIES = {
-    "sd15": ("SD 1.5", ARGUMENTS.width, sd15),
-    "sdxl": ("SDXL", ARGUMENTS.width // 2 if DEVICE == CPU else ARGUMENTS.width, sdxl),
+    "sd15": sd15(ARGUMENTS.width),
+    "sdxl": sdxl(ARGUMENTS.width // 2 if DEVICE == CPU else ARGUMENTS.width),
 }
-
-
-def build(topology: Topology) -> comfy.model_patcher.ModelPatcher:
-    config = topology.config_class(dict(topology.unet, dtype=DTYPE))
-    config.set_inference_dtype(DTYPE, None)
-    model = config.get_model({}, "", CPU)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
-            else:
-                parameter.fill_(0.1)
-    return comfy.model_patcher.ModelPatcher(model.eval(), DEVICE, CPU)
 
 
 def sampler(model, topology: Topology, steps: int) -> Callable[[], None]:
     """A function that samples once with `model`."""
     generator = torch.Generator().manual_seed(1)
-    latent = torch.zeros((1, 4, topology.latent, topology.latent))
+    latent = torch.zeros((1, *topology.latent))
     noise = torch.randn(latent.shape, generator=generator)
     positive, negative = (
-        [[torch.randn((1, 77, topology.text_width), generator=generator), {"pooled_output": torch.zeros((1, 1280))}]]
+        [[torch.randn((1, *topology.text), generator=generator), {"pooled_output": torch.zeros((1, 1280))}]]
         for _ in range(2)
     )
 
@@ -185,9 +137,9 @@ def _memory_events(profile) -> Iterator:
     return (event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
 
 
-def compare(name: str, method: str, topology: Topology) -> None:
+def compare(method: str, topology: Topology) -> None:
     rounds, steps = ARGUMENTS.rounds, ARGUMENTS.steps
-    model = build(topology)
+    model = build(topology, DTYPE, DEVICE)
     guided = METHODS[method](model)
     plain_run, guided_run = sampler(model, topology, steps), sampler(guided, topology, steps)
     plain_peak, guided_peak = peak_bytes(plain_run), peak_bytes(guided_run)  # these also warm up
@@ -197,14 +149,14 @@ def compare(name: str, method: str, topology: Topology) -> None:
         guided_time.append(seconds(guided_run))
     ratios = [b / a for a, b in zip(plain_time, guided_time, strict=True)]
     print(
-        f"{name:<30} {method} / CFG time {statistics.median(ratios):.4f} ({min(ratios):.4f} to {max(ratios):.4f})"
-        f"  step {statistics.median(plain_time) / steps:.3f} s  memory +{(guided_peak - plain_peak) / 2**20:.1f} MB"
-        f" of {plain_peak / 2**20:.0f} MB",
+        f"{topology.name:<30} {method} / CFG time {statistics.median(ratios):.4f}"
+        f" ({min(ratios):.4f} to {max(ratios):.4f})  step {statistics.median(plain_time) / steps:.3f} s"
+        f"  memory +{(guided_peak - plain_peak) / 2**20:.1f} MB of {plain_peak / 2**20:.0f} MB",
         flush=True,
     )
 
 
-def own_share(name: str, method: str, topology: Topology) -> None:
+def own_share(method: str, topology: Topology) -> None:
     """How much of a guided run's CPU time passes in the pack's own functions, which a busy machine hardly changes."""
     own, inside = 0.0, False
 
@@ -225,16 +177,16 @@ def own_share(name: str, method: str, topology: Topology) -> None:
         for key, function in [*vars(kind).items()]:
             if callable(function) and not key.startswith("__") and key not in ("watch_forward", "reads_attention"):
                 setattr(kind, key, timed(function))
-    model = METHODS[method](build(topology))
+    model = METHODS[method](build(topology, DTYPE, DEVICE))
     taken = seconds(sampler(model, topology, ARGUMENTS.steps))
-    print(f"{name:<30} {method}: {own:.4f} s of {taken:.2f} s, {own / (taken - own):.5f} of the rest", flush=True)
+    share = own / (taken - own)
+    print(f"{topology.name:<30} {method}: {own:.4f} s of {taken:.2f} s, {share:.5f} of the rest", flush=True)
 
 
 def main() -> None:
     for name in [ARGUMENTS.only] if ARGUMENTS.only else TOPOLOGIES:
-        label, channels, topology = TOPOLOGIES[name]
         measure = own_share if ARGUMENTS.own else compare
-        measure(f"{label}, {channels} channels, 64x64", ARGUMENTS.method, topology(channels, 64))
+        measure(ARGUMENTS.method, TOPOLOGIES[name])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 from paths import use_host
 
@@ -23,10 +22,9 @@ from comfy.cli_args import args as host_arguments  # noqa: E402
 
 host_arguments.use_pytorch_cross_attention = True  # what the host takes on most GPUs
 
-import comfy.model_patcher  # noqa: E402
 import comfy.sample  # noqa: E402
-import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
+from topologies import JOINT, VIDEO, Topology, build  # noqa: E402
 
 from semantic_guidance.attention_hooks.families import model_family  # noqa: E402
 from semantic_guidance.attention_hooks.token_maps import Capture  # noqa: E402
@@ -34,61 +32,18 @@ from semantic_guidance.sampling.scfg.run import SCFGRun, Settings, patch_scfg  #
 from semantic_guidance.sampling.word_mask import word_maps  # noqa: E402
 from semantic_guidance.words.prompt import CONDITIONING_KEY, PromptWords, Word  # noqa: E402
 
-CPU = torch.device("cpu")
 WORDS = PromptWords(tuple(Word(f"word {n}", (n,)) for n in range(1, 13)), 0)
-
-
-class Topology(NamedTuple):
-    name: str
-    config: str  # in comfy.supported_models
-    unet: dict[str, Any]  # of one block
-    blocks: int  # of the real model
-    latent: tuple[int, ...]  # without the batch
-    text: tuple[int, int]  # tokens, width
-
-
-JOINT = Topology(
-    "SD 3.5 medium, 1024x1024 pixels: 4,096 positions", "SD3",
-    dict(
-        input_size=None, patch_size=2, in_channels=16, depth=24, num_blocks=1, pos_embed_max_size=384,
-        num_patches=384**2, adm_in_channels=2048, qk_norm="rms", pos_embed_scaling_factor=None,
-        x_block_self_attn_layers=[0],
-        context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536}},
-    ),
-    24, (16, 128, 128), (154, 4096),
-)
-VIDEO = Topology(
-    "Wan 1.3B, 832x480 pixels, 81 frames: 32,760 positions", "WAN21_T2V",
-    dict(
-        image_model="wan2.1", model_type="t2v", patch_size=(1, 2, 2), in_dim=16, out_dim=16, dim=1536, ffn_dim=8960,
-        freq_dim=256, text_dim=4096, num_heads=12, num_layers=1,
-    ),
-    30, (16, 21, 60, 104), (512, 4096),
-)
-
-
-def build(topology: Topology) -> comfy.model_patcher.ModelPatcher:
-    config = getattr(comfy.supported_models, topology.config)(dict(topology.unet, dtype=torch.float32))
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, "", CPU)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
-            else:
-                parameter.fill_(0.1)
-    return comfy.model_patcher.ModelPatcher(model.eval(), CPU, CPU)
 
 
 def prompt(topology: Topology, seed: int) -> list:
     tokens, width = topology.text
     text = torch.randn((1, tokens, width), generator=torch.Generator().manual_seed(seed))
     text[..., 2048:] = 0 if topology is JOINT else text[..., 2048:]  # as CLIP's columns are
-    return [[text, {"pooled_output": torch.zeros(1, 2048), CONDITIONING_KEY: WORDS._replace(length=tokens)}]]
+    pooled = torch.zeros(1, 1280 if topology.config == "SDXL" else 2048)
+    return [[text, {"pooled_output": pooled, CONDITIONING_KEY: WORDS._replace(length=tokens)}]]
 
 
-def sampler(model, topology: Topology) -> Callable[[], None]:
+def sampler(model, positive: list, topology: Topology) -> Callable[[], None]:
     """A function that samples one step."""
     latent = torch.zeros((1, *topology.latent))
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(2))
@@ -96,7 +51,7 @@ def sampler(model, topology: Topology) -> Callable[[], None]:
     def run() -> None:
         with torch.inference_mode():
             comfy.sample.sample(
-                model, noise, 1, 5.0, "euler", "simple", prompt(topology, 0), prompt(topology, 1), latent,
+                model, noise, 1, 5.0, "euler", "simple", positive, prompt(topology, 1), latent,
                 disable_pbar=True, seed=1,
             )
 
@@ -171,7 +126,7 @@ def measure(title: str, topology: Topology, read: int, watched: Callable[[], Non
     )
 
 
-def measure_memory(topology: Topology, plain: Callable[[], None], watched: Callable[[], None]) -> None:
+def measure_memory(plain: Callable[[], None], watched: Callable[[], None]) -> None:
     before, after = peak_bytes(plain), peak_bytes(watched)
     print(f"  memory {(after - before) / 2**20:+.1f} MB of {before / 2**20:.0f} MB", flush=True)
 
@@ -188,10 +143,11 @@ def main() -> None:
         read = model_family(model, "bench").read
         print(topology.name, flush=True)
         guided = patch_scfg(model, Settings())[0]
-        measure("  S-CFG / plain CFG", topology, read, sampler(guided, topology), arguments.rounds)
+        positive = prompt(topology, 0)
+        measure("  S-CFG / plain CFG", topology, read, sampler(guided, positive, topology), arguments.rounds)
         measure("  Word Mask / one model call", topology, read, look(model, topology), arguments.rounds)
         if not arguments.time_only:
-            measure_memory(topology, sampler(model, topology), sampler(guided, topology))
+            measure_memory(sampler(model, positive, topology), sampler(guided, positive, topology))
 
 
 if __name__ == "__main__":

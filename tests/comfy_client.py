@@ -6,14 +6,11 @@ Graphs are in the host's API format:
 
 from __future__ import annotations
 
-import io
 import json
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import uuid
-from pathlib import Path
 
 Graph = dict[str, dict]
 
@@ -82,17 +79,6 @@ class ComfyClient:
     def images(self, outputs: dict[str, dict], node: str) -> list[bytes]:
         """The pictures that a SaveImage or PreviewImage node wrote, as PNG files."""
         return [self.get(f"/view?{urllib.parse.urlencode(image)}") for image in outputs[node]["images"]]
-
-    def upload_image(self, path: Path) -> str:
-        """The name under which LoadImage finds the picture."""
-        boundary = uuid.uuid4().hex
-        body = io.BytesIO()
-        body.write(f'--{boundary}\r\nContent-Disposition: form-data; name="image"; '.encode())
-        body.write(f'filename="{path.name}"\r\nContent-Type: application/octet-stream\r\n\r\n'.encode())
-        body.write(path.read_bytes())
-        body.write(f"\r\n--{boundary}--\r\n".encode())
-        answer = self.post("/upload/image", body.getvalue(), f"multipart/form-data; boundary={boundary}")
-        return json.loads(answer)["name"]
 
     def interrupt(self) -> None:
         self.post("/interrupt", b"{}")

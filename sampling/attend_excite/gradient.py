@@ -21,7 +21,7 @@ from ...attention_hooks.layouts import Grid, Layer
 from ...attention_hooks.observe import Call, Observation, visible_layers, watch
 from ...attention_hooks.override import OVERRIDE, Override
 from ...attention_hooks.probabilities import Attention, fold_repeats
-from ..conds import ActiveCond
+from ..conds import ActiveCond, sides
 from ..run import EXTRA_PASS, PREFIX, uncompiled
 from .frozen_layers import InferenceTensorsAsNormal, differentiable
 from .neighbours import columns_per_token, refusal, with_copies, without_caches
@@ -198,7 +198,7 @@ class AttentionGradient:
         for images, *whole in expected:
             if (rows, *size) != (images, *whole):
                 raise ValueError(
-                    f"{self._node}: the model was called for {_times(size)} of a latent of {_times(whole)}, and for "
+                    f"{self._node}: the model was called for {sides(size)} of a latent of {sides(whole)}, and for "
                     f"{rows} of {images} images. Nodes that sample a picture in tiles, or a batch in windows, cannot "
                     "be combined with this one."
                 )
@@ -214,10 +214,6 @@ class AttentionGradient:
                 f"{self._node}: the prompts with these words have different hooks (LoRA by prompt, for instance). Give "
                 "them the same hooks, or name words of prompts that share them."
             )
-
-
-def _times(size) -> str:
-    return " x ".join(map(str, size))
 
 
 def _with_copied_skips(options: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ...attention_hooks.observe import Call, Observation, watch
 from ...attention_hooks.probabilities import phrase_probabilities
 from ...guidance.attention_maps import in_cells
 from ...guidance.ownership import remembered
+from ..conds import sides
 from .settings import NODE
 
 
@@ -111,11 +112,7 @@ class SubjectMaps:
     def _check(self, size: tuple[int, ...], images: int, whole: tuple[int, ...]) -> None:
         if size != whole or images != self._batch:
             raise ValueError(
-                f"{NODE}: the model was called for {_times(size)} of a latent of {_times(whole)}, and for {images} of "
+                f"{NODE}: the model was called for {sides(size)} of a latent of {sides(whole)}, and for {images} of "
                 f"{self._batch} images. Nodes that sample a picture in tiles, or a batch or clip in context windows, "
                 "cannot be combined with this one."
             )
-
-
-def _times(size: tuple[int, ...]) -> str:
-    return " x ".join(map(str, size))

@@ -14,7 +14,7 @@ from ...attention_hooks.observe import JOINED, Call
 from ...attention_hooks.token_maps import Where
 from ...attention_hooks.weigh import edited
 from ...guidance.regions import prompt_shares
-from ..conds import REGIONS_KEY, active_conds, text_length
+from ..conds import REGIONS_KEY, active_conds, sides, text_length
 from ..region_record import RegionRecord
 from ..run import PREFIX, Evaluation, Run, SigmaRange
 from .edit import RegionalEdit, Shares
@@ -177,7 +177,7 @@ class RegionalRun(Run):
         places = places[(..., *view)]
         if places.shape[2:] != call.size:
             raise ValueError(
-                f"{NODE}: the model was called for {_times(call.size)} of a latent of {_times(places.shape[2:])}. "
+                f"{NODE}: the model was called for {sides(call.size)} of a latent of {sides(places.shape[2:])}. "
                 "Nodes that sample a picture in tiles, or in context windows over its height or width, cannot be "
                 "combined with this one."
             )
@@ -213,7 +213,3 @@ class RegionalRun(Run):
         self.record.add(regions)
         log.info("%s: %s; acted in %d of %d layers, steps %d-%d.", NODE, self.seen.summary(), len(self.edit.acted),
                  self.edit.layers, regions.steps[0].step + 1, regions.steps[-1].step + 1)
-
-
-def _times(size: Any) -> str:
-    return " x ".join(map(str, size))

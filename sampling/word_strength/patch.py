@@ -15,7 +15,7 @@ from ..conds import STRENGTH_KEY
 from ..run import PREFIX, add_outermost, add_run, current_run
 from .run import StrengthRun
 from .settings import NODE, Settings
-from .text import WEAKENED_KEY, Change, Text, Weakened, change_of
+from .text import WEAKENED_KEY, Text, TextChange, Weakened, change_of
 from .text_run import Process
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _has_words(entry: list, settings: Settings) -> bool:
     return columns is not None and any(phrase_columns(words, length, phrase) for phrase in settings.words)
 
 
-def _change(text: Text, settings: Settings, clip: CLIP | None) -> Change:
+def _change(text: Text, settings: Settings, clip: CLIP | None) -> TextChange:
     told = f"{NODE}: strength is {settings.strength:g}, and below 1"
     if clip is None:
         raise ValueError(f"{told} it needs the text encoder. Connect clip, the one that Prompt with Words has.")
@@ -105,7 +105,7 @@ def _change(text: Text, settings: Settings, clip: CLIP | None) -> Change:
     return change
 
 
-def _with_strength(text: Text, change: Change | None, key: str, settings: Settings) -> list:
+def _with_strength(text: Text, change: TextChange | None, key: str, settings: Settings) -> list:
     """The entry of a conditioning, changed where that says it all, and marked for the run."""
     strength = settings.strength
     in_run = strength > 0 and change is not None and bool(change.read_as_numbers())

@@ -44,7 +44,7 @@ class Weakened(NamedTuple):
     columns: Tensor  # of the prompt without them, [1, tokens, width]
 
 
-class Change(NamedTuple):
+class TextChange(NamedTuple):
     """A prompt with and without words."""
 
     whole: Text
@@ -85,7 +85,7 @@ def _shared(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Tenso
 
 def change_of(
     clip: CLIP, text: Text, phrases: Sequence[str], gone: Sequence[str], node: str
-) -> tuple[Change, list[str]]:
+) -> tuple[TextChange, list[str]]:
     """The prompt of a conditioning with and without these phrases, and sentences for the user.
 
     gone: phrases that are in neither. Raises ValueError where the clip is not the one that encoded the prompt, or its
@@ -104,7 +104,7 @@ def change_of(
     wholes, withouts = (_encoded(clip, filled.tokens) for filled in (before, after))
     for whole, without in zip(wholes, withouts, strict=True):  # several where hooks are scheduled on the encoder
         if whole.same(known):
-            return Change(whole, without), after.notes
+            return TextChange(whole, without), after.notes
     raise ValueError(
         f"{node}: clip does not encode the prompt to this conditioning. Connect the CLIP that Prompt with Words has, "
         "and this node directly behind it: other nodes may then follow."

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...attention_hooks.observe import JOINED
 from .settings import NODE
-from .text import Change, Text
+from .text import Text, TextChange
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
@@ -42,7 +42,7 @@ class Process(NamedTuple):
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
-def differences(process: Process, cond: dict[str, Any], change: Change) -> dict[str, Tensor]:
+def differences(process: Process, cond: dict[str, Any], change: TextChange) -> dict[str, Tensor]:
     """What becomes of each tensor that the model is called with when the words are taken out: without - whole.
 
     Raises ValueError for a model that makes its text of token numbers itself.

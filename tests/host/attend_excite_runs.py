@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import torch
 from host import tiny
+from node_defaults import defaults
 from torch import Tensor
 
 from semantic_guidance.nodes.attend_excite import SemanticGuidanceAttendExcite
 
-DEFAULTS = {
-    item.id: item.default
-    for item in SemanticGuidanceAttendExcite.define_schema().inputs
-    if getattr(item, "default", None) is not None
-}
+DEFAULTS = defaults(SemanticGuidanceAttendExcite)
 # Weights drawn at random attend to nothing for a reason, so a few small moves are enough to see that all is right.
 GENTLE = dict(words="#2, #5", scale_factor=0.5, max_refinements=2, max_move=1.0, map_scale="1/2")
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from host.scfg_runs import run
+from node_defaults import defaults
 
 from semantic_guidance.nodes.keep_apart import SemanticGuidanceKeepApart
 
-DEFAULTS = {
-    item.id: item.default for item in SemanticGuidanceKeepApart.define_schema().inputs
-    if getattr(item, "default", None) is not None
-}
+DEFAULTS = defaults(SemanticGuidanceKeepApart)
 SUBJECTS = ((5, 6), (20,))
 WORDS = dict(words="#5, #20", emphasis=2.0, threshold=0.5)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 from host import tiny
+from node_defaults import defaults
 from torch import Tensor
 
 from semantic_guidance.nodes.scfg import SemanticGuidanceSCFG
 
-DEFAULTS = {
-    item.id: item.default for item in SemanticGuidanceSCFG.define_schema().inputs if hasattr(item, "default")
-}
+DEFAULTS = defaults(SemanticGuidanceSCFG)
 SIZE = (16, 24)  # of latents; not square, and small enough to sample in half a second
 
 

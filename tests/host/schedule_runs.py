@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from node_defaults import defaults
+
 from semantic_guidance.nodes.meter import SemanticGuidanceMeter
 from semantic_guidance.nodes.schedule import SemanticGuidanceSchedule
 
-DEFAULTS = {
-    item.id: item.default for item in SemanticGuidanceSchedule.define_schema().inputs if hasattr(item, "default")
-}
+DEFAULTS = defaults(SemanticGuidanceSchedule)
 
 
 def scheduled(model, **settings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_extras import nodes_model_advanced
 from host import scfg_runs, tiny
+from node_defaults import defaults
 from torch import Tensor
 
 from semantic_guidance.nodes.sega import SemanticGuidanceConcept, SemanticGuidanceSEGA
@@ -13,10 +14,6 @@ SIZE = (8, 16)  # of latents
 
 def run(model, *args, **kwargs) -> Tensor:
     return scfg_runs.run(model, *args, **{"size": SIZE, **kwargs})
-
-
-def defaults(node) -> dict:
-    return {item.id: item.default for item in node.define_schema().inputs if getattr(item, "default", None) is not None}
 
 
 def concept(prompt: int | list = 2, previous: tuple = (), **settings) -> tuple:

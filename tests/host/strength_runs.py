@@ -7,16 +7,14 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 from host import tiny
+from node_defaults import defaults
 from torch import Tensor
 
 from semantic_guidance.nodes.word_strength import SemanticGuidanceWordStrength
 from semantic_guidance.sampling.conds import STRENGTH_KEY
 from semantic_guidance.words.prompt import CONDITIONING_KEY, PromptWords, prompt_words
 
-DEFAULTS = {
-    item.id: item.default
-    for item in SemanticGuidanceWordStrength.define_schema().inputs if getattr(item, "default", None) is not None
-}
+DEFAULTS = defaults(SemanticGuidanceWordStrength)
 
 
 def strength(model, conditioning: list, words: str, value: float = 2.0, **settings) -> tuple:

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from host import scfg_runs, tiny, tiny_clip
+from node_defaults import defaults
 
 from semantic_guidance.attention_hooks.families import layers_at, model_family, model_layers
 from semantic_guidance.guidance.smoothing import smooth
@@ -20,10 +21,7 @@ from semantic_guidance.nodes.word_mask import SemanticGuidanceWordMask
 from semantic_guidance.sampling.word_mask import DOWNSAMPLE, noise_sigma, word_maps
 from semantic_guidance.words.prompt import CONDITIONING_KEY
 
-DEFAULTS = {
-    item.id: item.default for item in SemanticGuidanceWordMask.define_schema().inputs
-    if getattr(item, "default", None) is not None
-}
+DEFAULTS = defaults(SemanticGuidanceWordMask)
 H, W = 16, 24
 HALF = 1 - 500 / 999  # noise level of a timestep; 0.5 lies between two, and rounding would choose
 TEXT = "a cat and a red balloon"  # a 1, cat 2, and 3, a 4, red 5, balloon 6

@@ -10,14 +10,12 @@ import torch.nn.functional as F
 from host import tiny_dit
 from host.naive_scfg import NaiveSCFG, nearest
 from host.test_scfg_families import CLIP, NAMES, masked, noise, prompt
+from node_defaults import defaults
 
 from semantic_guidance.nodes.word_mask import SemanticGuidanceWordMask
 from semantic_guidance.sampling.word_mask import word_maps
 
-DEFAULTS = {
-    item.id: item.default for item in SemanticGuidanceWordMask.define_schema().inputs
-    if getattr(item, "default", None) is not None
-}
+DEFAULTS = defaults(SemanticGuidanceWordMask)
 
 
 def look(model, conditioning, words, samples, completion="as released", **kwargs):

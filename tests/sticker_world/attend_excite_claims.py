@@ -90,7 +90,7 @@ def sign_test(fixed: int, broken: int) -> float:
     return min(1.0, 2 * sum(comb(n, i) for i in range(k + 1)) / 2**n)
 
 
-def paired(before: list[bool], after: list[bool]) -> str:
+def paired(before: list[bool], after: list[bool]) -> list[str]:
     """Fixed and broken pictures, the difference of the shares with its 95 % interval, and the sign test."""
     fixed = sum(b and not a for a, b in zip(before, after, strict=True))
     broken = sum(a and not b for a, b in zip(before, after, strict=True))
@@ -98,7 +98,8 @@ def paired(before: list[bool], after: list[bool]) -> str:
     difference = (fixed - broken) / n
     half = 1.96 * sqrt(max(fixed + broken - (fixed - broken) ** 2 / n, 0)) / n
     low, high = 100 * (difference - half), 100 * (difference + half)
-    return f"{fixed} / {broken} | {100 * difference:+.1f} [{low:+.1f}, {high:+.1f}] | {sign_test(fixed, broken):.3g}"
+    points = f"{100 * difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return [f"{fixed} / {broken}", points, f"{sign_test(fixed, broken):.3g}"]
 
 
 def table(results: dict[str, list[Outcome]]) -> None:
@@ -113,7 +114,8 @@ def table(results: dict[str, list[Outcome]]) -> None:
                 flags = [test(o) for o in outcomes if group in (o.prompt.group, "all")]
                 low, high = wilson(sum(flags), len(flags))
                 share = f"{100 * sum(flags) / len(flags):.1f} % of {len(flags)} [{100 * low:.1f}, {100 * high:.1f}]"
-                print(f"| {group} | {name} | {share} | {'- | - | -' if outcomes is base else paired(before, flags)} |")
+                beside = ["-", "-", "-"] if outcomes is base else paired(before, flags)
+                print(f"| {group} | {name} | {share} | {' | '.join(beside)} |")
 
 
 def pair_prompts(pairs: int, seed: int, without: Sequence[Prompt] = ()) -> list[Prompt]:

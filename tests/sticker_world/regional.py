@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import nodes as host_nodes
 import torch
+from node_defaults import defaults
 
 from semantic_guidance.nodes.prompt import SemanticGuidancePrompt
 from semantic_guidance.nodes.region import SemanticGuidanceRegion
@@ -20,10 +21,6 @@ Box = dict[str, float]  # x, y, width and height in shares of the picture
 LEFT: Box = {"x": 0.0, "y": 0.0, "width": 0.5, "height": 1.0}
 RIGHT: Box = {"x": 0.5, "y": 0.0, "width": 0.5, "height": 1.0}
 CANVAS = 1000
-
-
-def defaults(node) -> dict:
-    return {item.id: item.default for item in node.define_schema().inputs if getattr(item, "default", None) is not None}
 
 
 def encode(clip, text: str) -> Conditioning:

@@ -106,8 +106,8 @@ def show(name: str, result: Result, first: Result) -> None:
         head = " | | "
         if title == ALL_SEEN:
             head = f"{name} | {result.scale:.2f} | {result.seconds / first.seconds:.2f}"
-        beside = "- | - | -" if result is first else paired(before, flags)
-        print(f"| {head} | {title} | {share} | {beside} |", flush=True)
+        beside = ["-", "-", "-"] if result is first else paired(before, flags)
+        print(f"| {head} | {title} | {share} | {' | '.join(beside)} |", flush=True)
 
 
 def bind_ways(world, settings: Settings) -> list[Way]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from figures import line
 from torch import Tensor
 
 from semantic_guidance.guidance.sega import Edit, Momentum
@@ -120,8 +121,8 @@ class Cell:
     intact: list[bool]
     elsewhere: list[float]
 
-    def row(self, name: str) -> str:
-        return f"| {name} | {_share(self.success)} | {_share(self.intact)} | {_mean(self.elsewhere)} |"
+    def row(self) -> list[str]:
+        return [_share(self.success), _share(self.intact), _mean(self.elsewhere)]
 
 
 def _share(flags: list[bool]) -> str:
@@ -237,13 +238,14 @@ def main() -> None:
         print("\n| carried over to another object | success | object still there | change elsewhere |")
         print("|---|---|---|---|")
         for scale in args.scales:
-            print(carried_over(world, range(args.seeds), scale).row(f"SEGA, scale {scale:g}"), flush=True)
+            cell = carried_over(world, range(args.seeds), scale)
+            print(line([f"SEGA, scale {scale:g}", *cell.row()]), end="", flush=True)
         return
     for kind in args.kinds:
         chosen = [task for task in every if task.kind == kind]
         cells = measure(world, chosen, range(args.seeds), args.scales, Edit(threshold=args.threshold), args.warmup)
         print(f"\n| {kind} | success | rest still there | change elsewhere |\n|---|---|---|---|")
-        print("\n".join(cell.row(name) for name, cell in cells.items()), flush=True)
+        print("".join(line([name, *cell.row()]) for name, cell in cells.items()), end="", flush=True)
         if args.minutes and time.monotonic() - started > 60 * args.minutes:
             break
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from itertools import chain, product
+from itertools import chain
 from statistics import fmean
 
 from . import host  # noqa: F401
@@ -23,7 +23,6 @@ from .scenes import ANIMALS, COLOURS, NOUNS, OBJECTS, compose, sticker
 
 IGNORE = -100
 ROUNDS = 5  # of training, each on fresh scenes
-THINGS = [(animal, None) for animal in ANIMALS] + [(noun, colour) for colour, noun in product(COLOURS, OBJECTS)]
 
 
 def any_thing(rng: random.Random) -> tuple[str, str | None]:

@@ -67,7 +67,7 @@ def percent(share: tuple[float, float, float]) -> str:
 def compared(base: Made, made: Made, test: Test) -> list[str]:
     """share | mended / broken | points | p: against `base`, on the same prompts and seeds."""
     before, after = ([test(picture) for picture in one.pictures] for one in (base, made))
-    more = ["-", "-", "-"] if made is base else paired(before, after).split(" | ")
+    more = ["-", "-", "-"] if made is base else paired(before, after)
     return [percent(share_of(after)), *more]
 
 

@@ -24,9 +24,8 @@ def measure(models: list[str], size: Size) -> Section:
                 load_world(model), chosen, range(300, 300 + size.seeds), SCALES, Edit(), Concept.warmup,
                 settings_of(model),
             )
-            rows += [[f"{model}, {name}", *cell.row("").split(" | ")[1:]] for name, cell in cells.items()]
+            rows += [[f"{model}, {name}", *cell.row()] for name, cell in cells.items()]
             for name, cell in cells.items():
                 shares.setdefault(name, []).append(share_of(cell.success))
-        rows = [[*row[:-1], row[-1].removesuffix(" |")] for row in rows]
         yield Table([f"SEGA: {kind}", "success", "rest still there", "change elsewhere"], rows)
         yield Plot(f"sega_{kind}", bars(f"SEGA: {kind}", models, shares))
