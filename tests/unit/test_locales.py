@@ -24,7 +24,7 @@ PAGES = [
 ]  # fmt: skip
 PRODUCTS = re.compile(r"S-CFG|SEGA|LEDITS\+\+|Attend-and-Excite|SDXL|SD \d\.x|IP-Adapter|ControlNet|LoRA|Sticker World")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
-QUOTED = re.compile(r"'([a-z ]+)'")  # a widget's value, which is never translated
+QUOTED = re.compile(r"(?<!\w)'([a-z ]+)'(?!\w)")  # a widget's value, which is never translated
 CODE = re.compile(r"`[^`\n]+`")
 SCRIPTS = {
     "zh": r"[\u4e00-\u9fff]", "zh-TW": r"[\u4e00-\u9fff]", "ja": r"[\u3040-\u30ff\u4e00-\u9fff]",
