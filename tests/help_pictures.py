@@ -111,7 +111,7 @@ def main() -> None:
             wanted = {name: nodes for name, nodes in pictures.items() if not names or name in names}
             for name, picture in (shown(client, graph, wanted) if wanted else {}).items():
                 path = FOLDER / f"{name}.webp"
-                picture.save(path, quality=70, method=6)
+                picture.save(path, quality=60, method=6)
                 print(path.relative_to(ROOT), f"{path.stat().st_size / 1024:.0f} KB")
 
 

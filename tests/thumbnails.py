@@ -18,8 +18,8 @@ from sheet import scale, trimmed
 from workflow_pages import PAGES, Page
 
 SIZE = (720, 480)
-SAVED = (375, 250)  # the front end shows them about 300 wide
-QUALITY = 70
+SAVED = (300, 200)  # as wide as the front end shows them
+QUALITY = 60
 MARGIN = 24
 
 
