@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 from semantic_guidance.guidance.attend_excite import Excitation
 from semantic_guidance.nodes.keep_apart import SemanticGuidanceKeepApart
@@ -18,7 +19,7 @@ from .plots import bars
 PROMPTS, SEEDS = 97, 900  # of nothing that settings were chosen on
 STEPS = 12
 CFGS = (1.0, 2.0, 5.0)
-EMPHASES = (2.0, 3.0, 4.0, 6.0)
+EMPHASES = {1.0: (2.0, 3.0, 4.0, 6.0), 5.0: (2.0, 4.0)}  # of each cfg
 STRENGTHS = (0.5, 0.0, -1.0, -2.0)
 AE = Chosen("A&E", Excitation(max_refinements=5), colours=True)
 PLAIN = "plain"
@@ -110,13 +111,13 @@ def _few_steps(models: list[str], prompts: Sequence[Prompt], seeds: Sequence[int
 
 def _emphases(models: list[str], prompts: Sequence[Prompt], seeds: Sequence[int]) -> Section:
     rows = []
-    for model in models:
-        settings = settings_of(model, cfg=1.0, steps=STEPS)
+    for model, cfg in product(models, EMPHASES):
+        settings = settings_of(model, cfg=cfg, steps=STEPS)
         base = _run(model, PLAIN, plain, prompts, seeds, settings)
-        for emphasis in EMPHASES:
+        for emphasis in EMPHASES[cfg]:
             made = _run(model, f"Keep Apart, emphasis {emphasis:g}", keep_apart(emphasis), prompts, seeds, settings)
-            rows.append(row(f"{model}, {emphasis:g}", base, made))
-    yield Table(head("Keep Apart's emphasis, cfg 1"), rows)
+            rows.append(row(f"{model}, cfg {cfg:g}, {emphasis:g}", base, made))
+    yield Table(head("Keep Apart's emphasis"), rows)
 
 
 def _below_one(models: list[str], prompts: Sequence[Prompt], seeds: Sequence[int]) -> Section:
