@@ -25,6 +25,11 @@ Z_IMAGE = files(
     ("Comfy-Org/z_image_turbo", "text_encoders", "qwen_3_4b.safetensors"),
     ("Comfy-Org/z_image_turbo", "vae", "ae.safetensors"),
 )
+Z_IMAGE_TURBO = files(
+    ("Comfy-Org/z_image_turbo", "diffusion_models", "z_image_turbo_bf16.safetensors"),
+    ("Comfy-Org/z_image_turbo", "text_encoders", "qwen_3_4b.safetensors"),
+    ("Comfy-Org/z_image_turbo", "vae", "ae.safetensors"),
+)
 QWEN_IMAGE = files(
     ("Comfy-Org/Qwen-Image_ComfyUI", "diffusion_models", "qwen_image_fp8_e4m3fn.safetensors"),
     ("Comfy-Org/Qwen-Image_ComfyUI", "text_encoders", "qwen_2.5_vl_7b_fp8_scaled.safetensors"),
@@ -93,6 +98,36 @@ def one_seed(model: str, models: list[dict[str, str]], first: list[str]) -> Page
 TRANSFORMERS = {
     "anima": one_seed("Anima", ANIMA, []),
     "z_image": one_seed("Z-Image", Z_IMAGE, ["shift"]),
+    "two_subjects": Page(
+        "Two subjects, cfg 1 (Z-Image Turbo)",
+        Z_IMAGE_TURBO,
+        [
+            start("Z-Image Turbo", ["shift", "seed"]),
+            Group(
+                "2  Without",
+                "The same seed, sampled as usual. At cfg 1 there is no guidance to change.",
+                ["plain", "plain_image", "save_plain"],
+            ),
+            Group(
+                "3  With Keep Apart",
+                "**words** are the subjects as they stand in the prompt, each with its colour, separated by commas. "
+                "Where the model sees one of them, the words of the others are taken away. **emphasis** makes all of "
+                "them count more.",
+                ["apart", "guided", "guided_image", "save_guided"],
+            ),
+            Group("4  Whose each place was", "At the chosen **step**; -1 is the last, 0 shows all.", ["preview"]),
+            Group(
+                "5  Attention to each subject",
+                "The curves show how strongly the model attends to each subject, step by step; the maps show where.",
+                ["curves"],
+            ),
+        ],
+        ["save_plain", "save_guided"],
+        App(
+            [PROMPT, ("apart", "words", "subjects"), ("apart", "strength", ""), ("apart", "emphasis", ""), SEED],
+            ["save_guided", "save_plain", "preview", "curves"],
+        ),
+    ),
     "qwen_image": one_seed("Qwen-Image", QWEN_IMAGE, ["shift"]),
     "flux2_klein": guided(
         "Flux.2 Klein", KLEIN, [],

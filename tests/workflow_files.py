@@ -10,12 +10,14 @@ from paths import TESTS
 STAND_INS = {
     "anima-base-v1.0.safetensors": "Anima",
     "z_image_bf16.safetensors": "Z-Image",
+    "z_image_turbo_bf16.safetensors": "Z-Image",
     "qwen_image_fp8_e4m3fn.safetensors": "Qwen-Image",
     "flux-2-klein-base-4b.safetensors": "Flux.2 Klein",
     "krea2_turbo_fp8_scaled.safetensors": "Krea 2",
     "wan2.1_t2v_1.3B_fp16.safetensors": "Wan 2.1",
 }  # see tests/stand_ins
-LOADERS = {"UNETLoader": 0, "CLIPLoader": 1, "VAELoader": 2}  # the stand-in's output in their place
+LOADERS = {"UNETLoader": 0, "CLIPLoader": 1, "VAELoader": 2}  # the output of one loader in their place
+SHIFT = {"ModelSamplingAuraFlow": 0}  # another model has its own
 STICKER_WORLD_LOADER = "StickerWorldLoader"
 STICKER_WORLD_CFG = 5.0
 SMALL = {"width": 128, "height": 128, "length": 9}
@@ -35,19 +37,21 @@ def nodes_of(graph: Graph, class_type: str) -> list[dict]:
 
 
 def on_sticker_world(graph: Graph, model: str = "unet") -> Graph:
-    """The graph with Sticker World in place of its checkpoint, and what suits its size.
+    """The graph with Sticker World in place of its model, and what suits its size.
 
-    Pictures have 128x128 pixels, latents 32x32 positions; its UNet attends at a half and a quarter of that.
+    Pictures have 128x128 pixels, latents 32x32 positions; its UNet attends at a half and a quarter of that. cfg 1
+    stays 1.
     """
-    graph = json.loads(json.dumps(graph))
+    sticker_world = {"class_type": STICKER_WORLD_LOADER, "inputs": {"model": model}}
+    graph = with_one_loader(json.loads(json.dumps(graph)), sticker_world, LOADERS | SHIFT)
     for node in graph.values():
         if node["class_type"] == "CheckpointLoaderSimple":
-            node.update(class_type=STICKER_WORLD_LOADER, inputs={"model": model})
+            node.update(sticker_world)
         if "map_scale" in node["inputs"] and model == "unet":
             node["inputs"]["map_scale"] = "1/2"
         if node["class_type"] == "KSampler" and model != "unet":
             node["inputs"].update(sampler_name="euler", scheduler="simple")
-        if "cfg" in node["inputs"]:
+        if node["inputs"].get("cfg", 1) != 1:
             node["inputs"]["cfg"] = STICKER_WORLD_CFG
     return with_size(graph, 128)
 
@@ -59,15 +63,23 @@ def stand_in(graph: Graph) -> str | None:
 
 def on_stand_in(graph: Graph) -> Graph:
     """The graph with a stand-in in place of its loaders, pictures of 128x128 pixels and videos of 9 frames."""
-    graph = json.loads(json.dumps(graph))
     loader = {"class_type": "StandInLoader", "inputs": {"name": stand_in(graph)}}
-    replaced = {name: LOADERS[node["class_type"]] for name, node in graph.items() if node["class_type"] in LOADERS}
+    graph = with_one_loader(json.loads(json.dumps(graph)), loader, LOADERS)
+    for node in graph.values():
+        node["inputs"].update({key: SMALL[key] for key, value in node["inputs"].items()
+                               if key in SMALL and isinstance(value, int)})
+    return graph
+
+
+def with_one_loader(graph: Graph, loader: dict, outputs: dict[str, int]) -> Graph:
+    """The graph, changed in place, with this loader's outputs in place of the nodes of these classes."""
+    replaced = {name: outputs[node["class_type"]] for name, node in graph.items() if node["class_type"] in outputs}
+    if not replaced:
+        return graph
     for node in graph.values():
         for key, value in node["inputs"].items():
             if isinstance(value, list) and value[0] in replaced:
                 node["inputs"][key] = ["loader", replaced[value[0]]]
-            if key in SMALL and isinstance(value, int):
-                node["inputs"][key] = SMALL[key]
     return {"loader": loader} | {name: node for name, node in graph.items() if name not in replaced}
 
 
@@ -79,7 +91,7 @@ def on_checkpoint(graph: Graph, file_name: str, size: int) -> Graph:
 
 
 def with_size(graph: Graph, size: int) -> Graph:
-    for latent in nodes_of(graph, "EmptyLatentImage"):
+    for latent in nodes_of(graph, "EmptyLatentImage") + nodes_of(graph, "EmptySD3LatentImage"):
         latent.update(width=size, height=size)
     return graph
 

@@ -298,6 +298,36 @@ PAGES = {
             ["save_guided", "save_plain", "preview"],
         ),
     ),
+    "one_word_stronger": Page(
+        "One word stronger (SD 1.5)",
+        SD15,
+        [
+            Group(
+                "1  Model and prompt",
+                "**Word Strength** makes words of the prompt count more or less. It works where the text encoder reads "
+                "*(word:1.3)* as text, too, and at cfg 1.",
+                ["loader", "positive", "negative", "latent", "seed"],
+            ),
+            Group("2  Without", "The same seed, sampled as usual.", ["plain", "plain_image", "save_plain"]),
+            Group(
+                "3  One word stronger",
+                "**words** as they stand in the prompt. A **strength** of 3 is as if the word stood there three times; "
+                "0 takes it out, below 0 steers away from it. Both outputs go to the sampler: the model and the "
+                "conditioning.",
+                ["strength", "guided", "guided_image", "save_guided"],
+            ),
+            Group(
+                "4  Where the word is",
+                "How strongly the model attends to the word, step by step, and where, as it would be at strength 1.",
+                ["curves"],
+            ),
+        ],
+        ["save_plain", "save_guided"],
+        App(
+            [PROMPT, ("strength", "words", ""), ("strength", "strength", ""), SEED],
+            ["save_guided", "save_plain", "curves"],
+        ),
+    ),
     "sega_scale_sweep": Page(
         "SEGA scale sweep (SD 1.5)",
         SD15,
