@@ -128,6 +128,18 @@ def with_packs(nodes: list[dict]) -> None:
         node["properties"]["cnr_id"] = "semantic-guidance" if ours else "comfy-core"
 
 
+def lines(saved: dict) -> str:
+    """JSON with a line for each node and link: changes show, and the registry's archive stays small."""
+
+    def compact(value) -> str:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+    def part(value) -> str:
+        return "[\n" + ",\n".join(map(compact, value)) + "\n]" if value and isinstance(value, list) else compact(value)
+
+    return "{\n" + ",\n".join(f"{compact(key)}:{part(saved[key])}" for key in sorted(saved)) + "\n}\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="of tests/workflows; all by default")
@@ -137,7 +149,7 @@ def main() -> None:
             page = PAGES[name]
             result = author(browser, workflow_files.load(name), page)
             path = ROOT / "workflows" / f"{page.title}.json"
-            path.write_text(json.dumps(result.saved, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            path.write_text(lines(result.saved), encoding="utf-8")
             print(path.relative_to(ROOT))
 
 
