@@ -35,7 +35,9 @@ import subprocess
 import tarfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parent
 TESTS = ROOT / "tests"
@@ -71,6 +73,7 @@ HOSTS_PAGE = ROOT / "docs" / "hosts.md"
 # Tests run tiny models. On a busy machine, threads that wait for each other make them many times slower.
 ONE_THREAD = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
+STARTED: list[subprocess.Popen] = []  # commands, for the signal that ends us
 PINS = {"torch": TORCH, "host": ARCHIVES[NEWEST]}
 DISK_GB = 8  # 5 stay; the rest is pip's cache and unpacking
 
@@ -116,7 +119,7 @@ def main(arguments: list[str]) -> int:
     if command == "serve":
         return run("comfy_server", rest)
     if command == "release":
-        return wait([sys.executable, str(TESTS / "release.py"), *rest], dict(os.environ), ROOT)
+        return wait(start([sys.executable, str(TESTS / "release.py"), *rest], dict(os.environ), ROOT))
     if command in MODULES:
         return run(MODULES[command], rest, with_host=True)
     raise SetupError(f"there is no command {command!r}; python dev.py --help lists them")
@@ -127,12 +130,25 @@ def test(arguments: list[str]) -> int:
     tier, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in TIERS else ("all", arguments)
     if tier == "gpu":
         return gpu_tests(rest)
-    code = run("pytest", [*TIERS[tier], *rest], folder=ROOT)
-    if not (code or arguments or os.environ.get("COMFYUI_PATH")):
-        print(f"\nThe server tests on ComfyUI {OLDEST}, the oldest supported:", flush=True)
-        code = server_tests(OLDEST)
+    if arguments or os.environ.get("COMFYUI_PATH"):
+        code = run("pytest", [*TIERS[tier], *rest], folder=ROOT)
+    else:
+        code = all_tests()
     if "tests/browser" in TIERS[tier] and not chromium():
         code = not_run("the browser tests", MISSING) or code
+    return code
+
+
+def all_tests() -> int:
+    """All tiers, and beside them the server tests on the oldest ComfyUI, whose output follows."""
+    own_environment()
+    report = DEV / "oldest.log"
+    with report.open("wb") as output:
+        oldest = start_server_tests(OLDEST, output=output)
+        code = run("pytest", TIERS["all"], folder=ROOT)
+        code = wait(oldest) or code
+    said = report.read_text(encoding="utf-8", errors="replace")
+    print(f"\nThe server tests on ComfyUI {OLDEST}, the oldest supported:\n{said}", flush=True)
     return code
 
 
@@ -169,13 +185,26 @@ def run(module: str, arguments: list[str], folder: Path | None = None, with_host
         paths += borrowed_tools(python) if module == "pytest" else []
     if with_host:
         paths.append(str(host))
-    return wait([str(python), "-c", LAUNCHER.format(paths), module, *arguments], environment, folder)
+    return wait(start([str(python), "-c", LAUNCHER.format(paths), module, *arguments], environment, folder))
 
 
-def wait(command: list[str], environment: dict[str, str], folder: Path | None) -> int:
-    """The exit code of a command, which gets our Ctrl-C and our SIGTERM."""
-    process = subprocess.Popen(command, cwd=folder, env=environment)
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+def start(
+    command: list[str], environment: dict[str, str], folder: Path | None, output: BinaryIO | None = None
+) -> subprocess.Popen:
+    """Start a command, which gets our Ctrl-C, and our SIGTERM while we wait."""
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
+    STARTED.append(process)
+    return process
+
+
+def terminate(*_) -> None:
+    for process in STARTED:
+        process.terminate()
+
+
+def wait(process: subprocess.Popen) -> int:
+    """Its exit code."""
+    signal.signal(signal.SIGTERM, terminate)
     while True:
         try:
             return process.wait()
@@ -195,7 +224,7 @@ def matrix(versions: list[str]) -> int:
     for version in versions:
         print(f"\nComfyUI {version}", flush=True)
         report = HOSTS / f"{version}.xml"
-        code = server_tests(version, [f"--junitxml={report}"])
+        code = wait(start_server_tests(version, [f"--junitxml={report}"]))
         write_row(version, report)
         if code and number(version) >= number(OLDEST):
             failed.append(version)
@@ -203,8 +232,8 @@ def matrix(versions: list[str]) -> int:
     return int(bool(failed))
 
 
-def server_tests(version: str, options: list[str] | None = None) -> int:
-    """The exit code of the server tests on a release of ComfyUI, with the packages that it pins."""
+def start_server_tests(version: str, options: Sequence[str] = (), output: BinaryIO | None = None) -> subprocess.Popen:
+    """The server tests on a release of ComfyUI, with the packages that it pins."""
     python, host = own_environment()
     paths = [str(TESTS)]
     if version != NEWEST:
@@ -213,7 +242,7 @@ def server_tests(version: str, options: list[str] | None = None) -> int:
     environment = dict(
         os.environ, COMFYUI_PATH=str(host), PYTHONPATH=os.pathsep.join(paths), PYTHONUTF8="1", **ONE_THREAD,
     )  # fmt: skip
-    return wait([str(python), "-m", "pytest", *TIERS["server"], *(options or [])], environment, ROOT)
+    return start([str(python), "-m", "pytest", *TIERS["server"], *options], environment, ROOT, output)
 
 
 def older_host(python: Path, version: str) -> tuple[Path, Path]:

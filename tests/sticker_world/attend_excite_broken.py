@@ -25,10 +25,10 @@ SETTINGS = {
     "defaults, 20 refinements": Excitation(),
     "5 refinements": Excitation(max_refinements=5),
     "no refinements": Excitation(max_refinements=0),
-    "no refinements, enough 0.8": Excitation(max_refinements=0, enough=0.8),
-    "no refinements, longest move 0.05": Excitation(max_refinements=0, limit=0.05),
-    "no refinements, a quarter of the steps": Excitation(max_refinements=0, share=0.25),
-    "5 refinements, enough 0.8": Excitation(max_refinements=5, enough=0.8),
+    "5 refinements, enough 0.5": Excitation(max_refinements=5, enough=0.5),
+    "5 refinements, enough 0.4": Excitation(max_refinements=5, enough=0.4),
+    "no refinements, enough 0.5": Excitation(max_refinements=0, enough=0.5),
+    "no refinements, enough 0.4": Excitation(max_refinements=0, enough=0.4),
 }
 
 

@@ -14,7 +14,7 @@ def dev(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "run", lambda *args, **kwargs: 0)
-    monkeypatch.setattr(module, "server_tests", lambda *args: 0)
+    monkeypatch.setattr(module, "all_tests", lambda: 0)
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     return module
 
