@@ -11,7 +11,7 @@ HEADS = (
     ["why not", "families"],
     ["ComfyUI's class", "why its attention is not read"],
 )
-SHORT_HEAD = ["models", "Word Mask, SEGA", "S-CFG, at cfg above 1", "Attend-and-Excite"]
+SHORT_HEAD = ["models", "Word Mask, Word Strength, Keep Apart, SEGA", "S-CFG, at cfg above 1", "Attend-and-Excite"]
 
 
 def tables() -> tuple[list[list[str]], ...]:
