@@ -1,6 +1,6 @@
 """The thumbnails of the example workflows: `python -m thumbnails [NAME ...]`.
 
-Pictures from their runs on Sticker World; for other families, which it cannot stand for, our nodes by name.
+Pictures from their runs on Sticker World; where it cannot stand for the model, our nodes by name.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ TRANSFORMERS = {
             start("Z-Image Turbo", ["shift", "seed"]),
             Group(
                 "2  Without",
-                "The same seed, sampled as usual. At cfg 1 there is no guidance to change.",
+                "The same seed, sampled as usual. At cfg 1 there is no guidance to change.\n\nThe pictures in the "
+                "list of templates are of Sticker World, the small model that this project tests with.",
                 ["plain", "plain_image", "save_plain"],
             ),
             Group(

@@ -317,8 +317,9 @@ PAGES = {
                 ["strength", "guided", "guided_image", "save_guided"],
             ),
             Group(
-                "4  Where the word is",
-                "How strongly the model attends to the word, step by step, and where, as it would be at strength 1.",
+                "4  Attention to the word",
+                "How strongly one layer of the model attends to the word, step by step, and where, as it would be at "
+                "strength 1. *Word Mask* looks at several layers, and tells better where a word is.",
                 ["curves"],
             ),
         ],
