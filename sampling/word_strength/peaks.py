@@ -1,13 +1,14 @@
-"""How strongly each word is attended to, read in one layer so that it costs next to nothing."""
+"""How strongly each word is attended to, read where Attend-and-Excite reads it: cross-attention of few positions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ...attention_hooks.families import Family, layers_at
+from ...attention_hooks.families import Family, layers_near
 from ...attention_hooks.layouts import Layer
 from ...attention_hooks.observe import Call, Observation, watch
 from ...attention_hooks.probabilities import phrase_probabilities
@@ -18,14 +19,13 @@ from .attention import Columns
 class Peaks:
     """Of one evaluation; the last call of the model that has a prompt tells.
 
-    maps: [B, words, (T,) h, w], the mean over heads of the probability of each word, of the tokens of its prompt; None
-    where none was read.
+    maps: [B, words, (T,) h, w], the mean over layers and heads of the probability of each word, of the tokens of its
+    prompt; None where none was read.
     """
 
     def __init__(self, node: str, family: Family, layers: list[Layer]):
-        chosen = layers_at(family, layers, None, node)[1]
-        self._family = family
-        self._layers = [chosen[len(chosen) // 2]]
+        self._node, self._family, self._layers = node, family, layers
+        self._chosen: dict[tuple[int, int], list[Layer]] = {}  # by the height and width of what the model is shown
         self.maps: Tensor | None = None
 
     def watch_forward(
@@ -38,14 +38,19 @@ class Peaks:
             return transformer_options
         length, columns = prompts[uuids[chunk]]
         images = call.rows // len(uuids)
+        height, width = call.size[-2:]
+        if (height, width) not in self._chosen:
+            near = layers_near(self._family, self._layers, None, (height, width), self._node)
+            self._chosen[height, width] = near[1]
+        read: list[Tensor] = []
 
         def observer(seen: Observation) -> None:
             own = seen.cross_attention.select(slice(chunk * images, (chunk + 1) * images))
             maps = phrase_probabilities(own, length, columns).transpose(1, 2)
-            frames, height, width = seen.grid
-            self.maps = maps.unflatten(2, (height, width) if len(call.size) == 2 else (frames, height, width))
+            read.append(maps.unflatten(2, seen.grid[1:] if len(call.size) == 2 else seen.grid))
+            self.maps = torch.stack(read).mean(dim=0)
 
-        return watch(transformer_options, self._family, call, self._layers, observer)
+        return watch(transformer_options, self._family, call, self._chosen[height, width], observer)
 
 
 def highest(maps: Tensor) -> Tensor:
