@@ -318,8 +318,8 @@ PAGES = {
             ),
             Group(
                 "4  Attention to the word",
-                "How strongly the model attends to the word, step by step, and where, as it would be at strength 1. *Word "
-                "Mask* completes such a map, and tells better where a word is.",
+                "How strongly the model attends to the word, step by step, and where, as it would be at strength 1. "
+                "*Word Mask* completes such a map, and tells better where a word is.",
                 ["curves"],
             ),
         ],
