@@ -17,18 +17,25 @@ from semantic_guidance.guidance.attend_excite import Excitation
 
 from .attend_excite_claims import CHOOSING, REPORTING, Chosen, excited, pair_prompts, sign_test
 from .loader import load_sticker_world
+from .results.attention import both, keep_apart
 from .sampling import Method, Settings, plain
 from .world import Outcome, Prompt, evaluate, wilson
 
 SEARCH, PROOF = 7, 33  # seeds of the prompts on which settings were looked for, and of those that they are shown on
+
+
+def excite(refinements: int = 20, enough: float = 1.0) -> Method:
+    return excited(Chosen("", Excitation(max_refinements=refinements, enough=enough), colours=True))
+
+
 SETTINGS = {
-    "defaults, 20 refinements": Excitation(),
-    "5 refinements": Excitation(max_refinements=5),
-    "no refinements": Excitation(max_refinements=0),
-    "5 refinements, enough 0.5": Excitation(max_refinements=5, enough=0.5),
-    "5 refinements, enough 0.4": Excitation(max_refinements=5, enough=0.4),
-    "no refinements, enough 0.5": Excitation(max_refinements=0, enough=0.5),
-    "no refinements, enough 0.4": Excitation(max_refinements=0, enough=0.4),
+    "defaults, 20 refinements": excite(),
+    "5 refinements": excite(5),
+    "no refinements": excite(0),
+    "5 refinements, enough 0.5": excite(5, 0.5),
+    "no refinements, enough 0.5": excite(0, 0.5),
+    "5 refinements + Keep Apart": both(excite(5), keep_apart(4.0)),
+    "5 refinements, enough 0.5 + Keep Apart": both(excite(5, 0.5), keep_apart(4.0)),
 }
 
 
@@ -65,7 +72,7 @@ def main() -> None:
     prompts = prompts_for(SEARCH if args.search else PROOF, args.pairs)
     seeds = range(700, 700 + args.seeds) if args.search else range(900, 900 + args.seeds)
     methods: dict[str, Method] = {"plain CFG": plain}
-    methods |= {name: excited(Chosen(name, SETTINGS[name], colours=True)) for name in args.settings}
+    methods |= {name: SETTINGS[name] for name in args.settings}
     found: dict[str, list[Outcome]] = {name: [] for name in methods}
     taken = dict.fromkeys(methods, 0.0)
     for number, prompt in enumerate(prompts, 1):
