@@ -170,7 +170,7 @@ class Capture:
             raise ValueError(
                 f"{self._node}: another node replaces every attention layer that this node reads ({blocks}), as those "
                 "for attention couple, NegPip or NAG do, or divides it among devices. Remove that node, or limit it to "
-                "fewer blocks."
+                "fewer blocks. Without such a node: this ComfyUI is too old for nodes to read this model; update it."
             )
         for where, part in parts.items():
             seen = part.size if where.frames is None else (size[0], *part.size[1:])

@@ -26,6 +26,9 @@ def small(name: str) -> Graph:
     return graph
 
 
+NEEDS = {"krea2": (0, 30)}  # 0.27 does not tell nodes which of its blocks is called
+
+
 def pictures(comfy: ComfyClient, outputs: dict[str, dict], node: str) -> list[np.ndarray]:
     return [np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in comfy.images(outputs, node)]
 
@@ -35,6 +38,9 @@ def test_a_workflow_runs_and_every_picture_shows_something(comfy, name):
     stands_for = workflow_files.stand_in(workflow_files.load(name))
     if stands_for and stands_for not in json.dumps(comfy.object_info("StandInLoader")):
         pytest.skip(f"this ComfyUI has no {stands_for}")
+    version = comfy.get_json("/system_stats")["system"]["comfyui_version"]
+    if stands_for in NEEDS and tuple(map(int, version.split(".")[:2])) < NEEDS[stands_for]:
+        pytest.skip(f"in ComfyUI {version}, attention of {stands_for} cannot be read")
     outputs = comfy.run(small(name))
     saving = [node for node in outputs if "images" in outputs[node]]
     assert saving
