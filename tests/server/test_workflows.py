@@ -14,6 +14,7 @@ from paths import ROOT
 from PIL import Image
 
 STEPS = 4
+NEEDS = {"krea2": (0, 30)}  # 0.27 does not tell nodes which of its blocks is called
 
 
 def small(name: str) -> Graph:
@@ -24,9 +25,6 @@ def small(name: str) -> Graph:
         if "steps" in node["inputs"]:
             node["inputs"]["steps"] = STEPS
     return graph
-
-
-NEEDS = {"krea2": (0, 30)}  # 0.27 does not tell nodes which of its blocks is called
 
 
 def pictures(comfy: ComfyClient, outputs: dict[str, dict], node: str) -> list[np.ndarray]:
