@@ -15,6 +15,7 @@ from ...attention_hooks.token_maps import Where
 from ...attention_hooks.weigh import edited
 from ...guidance.regions import prompt_shares
 from ..conds import REGIONS_KEY, active_conds, sides, text_length
+from ..processing import Processing
 from ..region_record import RegionRecord
 from ..run import PREFIX, Evaluation, Run, SigmaRange
 from .edit import RegionalEdit, Shares
@@ -22,7 +23,7 @@ from .places import Places
 from .region import NODE, Region
 from .seen import Seen, faults
 from .snap import SNAPS
-from .texts import UNUSED, Process, Texts, check_base, join, joined
+from .texts import UNUSED, Texts, check_base, join, joined
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
@@ -84,8 +85,8 @@ class RegionalRun(Run):
                 f"{NODE}: no prompt of this run comes from this node. Connect the conditioning that it gives to the "
                 "sampler, in the place of the one it got."
             )
-        process = Process(guider, noise, latent_image, denoise_mask, seed, self.latent_shapes)
-        self.texts: Texts = join(self.regions, self.family, process)
+        processing = Processing(guider, noise, latent_image, denoise_mask, seed, self.latent_shapes)
+        self.texts: Texts = join(self.regions, self.family, processing)
         for _, cond in self.conds:
             check_base(cond, self.texts)
             self._check_length(guider, cond)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from comfy.sampler_helpers import convert_cond
-from comfy.samplers import process_conds
 from comfy.utils import repeat_to_batch_size
 from torch import Tensor
 
 from ...attention_hooks.families import Family
 from ...attention_hooks.observe import JOINED
 from ..conds import text_length
+from ..processing import Processing
 from ..prompt_text import prompt_text, word_columns
 from .region import NODE, Region
-
-if TYPE_CHECKING:
-    from comfy.samplers import CFGGuider
 
 Cond = dict[str, Any]
 UNUSED = {  # of a region's conditioning: what it says besides its text
@@ -53,33 +50,13 @@ class Texts(NamedTuple):
         return tuple(kind.start for kind in every if kind)
 
 
-class Process(NamedTuple):
-    """What the host processes its prompts with."""
-
-    guider: CFGGuider
-    noise: Tensor
-    latent_image: Tensor
-    denoise_mask: Tensor | None
-    seed: int
-    latent_shapes: Sequence[Sequence[int]]
-
-    def __call__(self, conditioning: list) -> Cond:
-        """The only entry of a conditioning, as the model takes it in; its text alone, without what it says beside."""
-        (cond,) = convert_cond(conditioning)
-        cond = {key: value for key, value in cond.items() if key not in UNUSED}
-        return process_conds(
-            self.guider.inner_model, self.noise, {"positive": [cond]}, self.noise.device, self.latent_image,
-            self.denoise_mask, self.seed, latent_shapes=self.latent_shapes,
-        )["positive"][0]
-
-
-def join(regions: Sequence[Region], family: Family, process: Process) -> Texts:
+def join(regions: Sequence[Region], family: Family, processing: Processing) -> Texts:
     """ValueError, naming the region, for a conditioning without text, or of another text encoder than the others'."""
     parts: list[Tensor] = []
     columns: list[Columns] = []
     start = 0
     for number, region in enumerate(regions, start=1):
-        cond = process(region.conditioning)
+        cond = _processed(processing, region.conditioning)
         own = _read(cond, f"the prompt of region {number}")
         text = prompt_text(cond, family)
         kept = [place for place, is_text in enumerate(own.kept) if is_text]
@@ -88,7 +65,7 @@ def join(regions: Sequence[Region], family: Family, process: Process) -> Texts:
         prompt = range(start, start + len(kept))
         negative = range(prompt.stop, prompt.stop)
         if region.negative is not None and region.negative_strength:
-            cond = process(region.negative)
+            cond = _processed(processing, region.negative)
             own = _read(cond, f"the negative prompt of region {number}")
             found = word_columns(cond, prompt_text(cond, family))
             parts.append(own.text[:, list(found)])
@@ -103,6 +80,12 @@ def join(regions: Sequence[Region], family: Family, process: Process) -> Texts:
         )
     batch = max(len(part) for part in parts)
     return Texts(torch.cat([repeat_to_batch_size(part, batch) for part in parts], dim=1), tuple(columns))
+
+
+def _processed(processing: Processing, conditioning: list) -> Cond:
+    """The only entry of a conditioning, as the model takes it in; its text alone, without what it says beside."""
+    (cond,) = convert_cond(conditioning)
+    return processing.cond({key: value for key, value in cond.items() if key not in UNUSED})
 
 
 class _Own(NamedTuple):

@@ -12,11 +12,11 @@ from ...words.phrases import check_phrases, phrase_columns
 from ...words.prompt import CONDITIONING_KEY, PROBLEM_KEY
 from ..attention_record import AttentionRecord
 from ..conds import STRENGTH_KEY
+from ..processing import Processing
 from ..run import PREFIX, add_outermost, add_run, current_run
 from .run import StrengthRun
 from .settings import NODE, Settings
 from .text import WEAKENED_KEY, Text, TextChange, Weakened, change_of
-from .text_run import Process
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -52,7 +52,7 @@ def patch_word_strength(
         run = current_run(extra_args["model_options"], key)
         if run is not None:
             seed = extra_args["seed"]
-            run.prepare(key, Process(guider, noise, latent_image, denoise_mask, seed, run.latent_shapes))
+            run.prepare(key, Processing(guider, noise, latent_image, denoise_mask, seed, run.latent_shapes))
         return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args)
 
     model = model.clone()

@@ -18,6 +18,7 @@ from ...attention_hooks.weigh import edited
 from ..attention_record import AttentionRecord
 from ..conds import STRENGTH_KEY, active_conds
 from ..percent import Progress
+from ..processing import Processing
 from ..prompt_text import phrase_places, refuse_doubled_text
 from ..record import fingerprint
 from ..run import Evaluation, Run, SigmaRange
@@ -25,7 +26,7 @@ from .attention import WHOLE, Columns, Shares, StrengthEdit, heavier, lighter, t
 from .peaks import Peaks, highest
 from .record import IN_TEXT, StrengthStep, StrengthTrace
 from .settings import NODE, Settings
-from .text_run import TEXT, Process, differences, with_words_behind, without_words
+from .text_run import TEXT, differences, with_words_behind, without_words
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
@@ -77,15 +78,15 @@ class StrengthRun(Run):
     def at(self, sigma: float) -> float:
         return self.settings.at(self.progress.at(sigma)) if sigma in self.range else 1.0
 
-    def prepare(self, key: str, process: Process) -> None:
+    def prepare(self, key: str, processing: Processing) -> None:
         """Once the host has processed the conds: find those that are this node's."""
-        for cond in (cond for conds in process.guider.conds.values() for cond in conds):
+        for cond in (cond for conds in processing.guider.conds.values() for cond in conds):
             known = cond.get(STRENGTH_KEY) or {}
             if key in known:
                 words, change = self.settings.words, known[key]
                 places = (0, ()) if self.family is None else phrase_places(cond, self.family, words)
                 self.prompts[cond["uuid"]] = Prompt(
-                    *places, {} if change is None else differences(process, cond, change)
+                    *places, {} if change is None else differences(processing, cond, change)
                 )
         if not self.prompts:
             raise ValueError(
@@ -101,9 +102,9 @@ class StrengthRun(Run):
             if len(self.latent_shapes) > 1:
                 raise ValueError(f"{NODE}: a mask has no place in a latent of several parts, such as video with sound. "
                                  "Leave it out.")
-            shape = (process.noise.shape[0], 1, *process.noise.shape[2:])
+            shape = (processing.noise.shape[0], 1, *processing.noise.shape[2:])
             self.mask = prepare_mask(self.settings.mask, shape, "cpu")[:, 0].clamp(0, 1)
-            self.device = process.noise.device
+            self.device = processing.noise.device
 
     def reads_attention(self, evaluation: Evaluation) -> bool:
         return self.family is not None and self.at(evaluation.sigma_value) != 1

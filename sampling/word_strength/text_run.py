@@ -3,59 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
-from comfy.samplers import encode_model_conds
 from torch import Tensor
 
 from ...attention_hooks.observe import JOINED
+from ..processing import Processing
 from .settings import NODE
-from .text import Text, TextChange
-
-if TYPE_CHECKING:
-    from comfy.samplers import CFGGuider
+from .text import TextChange
 
 TEXT = "c_crossattn"  # the name of a model's text among what it is called with,
 MASK = "attention_mask"  # and of what says which of its tokens are padding
 
 
-class Process(NamedTuple):
-    """What the host makes of a prompt, for this latent."""
-
-    guider: CFGGuider
-    noise: Tensor
-    latent_image: Tensor
-    denoise_mask: Tensor | None
-    seed: int
-    latent_shapes: Sequence[Sequence[int]]
-
-    def __call__(self, cond: dict[str, Any], text: Text) -> dict[str, Tensor]:
-        """The tensors that the model is called with, for a cond with another text."""
-        own = {**cond, **text.extra, "cross_attn": text.columns, "model_conds": {}}
-        (done,) = encode_model_conds(
-            self.guider.inner_model.extra_conds, [own], self.noise, self.noise.device, "positive",
-            latent_image=self.latent_image, denoise_mask=self.denoise_mask, seed=self.seed,
-            latent_shapes=self.latent_shapes,
-        )
-        values = {name: getattr(item, "cond", None) for name, item in done["model_conds"].items()}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
-
-
-def differences(process: Process, cond: dict[str, Any], change: TextChange) -> dict[str, Tensor]:
+def differences(processing: Processing, cond: dict[str, Any], change: TextChange) -> dict[str, Tensor]:
     """What becomes of each tensor that the model is called with when the words are taken out: without - whole.
 
     Raises ValueError for a model that makes its text of token numbers itself.
     """
-    whole, without = process(cond, change.whole), process(cond, change.without)
+    whole, without = (
+        processing.tensors({**cond, **text.extra, "cross_attn": text.columns, "model_conds": {}})
+        for text in (change.whole, change.without)
+    )
     found = {
-        name: (without[name] - value).to(process.noise.device)
+        name: (without[name] - value).to(processing.noise.device)
         for name, value in whole.items()
         if name in without and value.is_floating_point() and value.shape == without[name].shape
         and not torch.equal(value, without[name])
     }
     if TEXT not in found and change.read_as_numbers():
-        name = type(process.guider.inner_model).__name__
+        name = type(processing.guider.inner_model).__name__
         raise ValueError(
             f"{NODE}: {name} makes its text of the numbers of tokens, so a word is there or not. Set strength to 0 at "
             "all times, or to 1."

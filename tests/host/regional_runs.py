@@ -32,7 +32,7 @@ class Regional(NamedTuple):
 def region(prompt: int | list = 2, previous: tuple = (), **settings) -> tuple:
     """A chain of regions with one more; on the left unless told otherwise."""
     conditioning = tiny.prompt(prompt) if isinstance(prompt, int) else prompt
-    settings = {**defaults(SemanticGuidanceRegion), "where": LEFT, **settings}
+    settings = {**defaults(SemanticGuidanceRegion), "where": LEFT, "strength": 1.0, **settings}
     return SemanticGuidanceRegion.execute(conditioning, previous=previous, **settings).result[0]
 
 
