@@ -14,7 +14,7 @@ from paths import ROOT
 from PIL import Image
 
 STEPS = 4
-NEEDS = {"krea2": (0, 30)}  # 0.27 does not tell nodes which of its blocks is called
+NEEDS = {"Krea 2": (0, 30)}  # 0.27 does not tell nodes which of its blocks is called
 
 
 def small(name: str) -> Graph:
