@@ -85,8 +85,9 @@ class ComfyClient:
 
     def forget(self) -> None:
         """Empty the server's cache, so that the next run executes every node again."""
-        self.post("/free", json.dumps({"unload_models": True, "free_memory": True}).encode())
-        time.sleep(2)  # done by another thread, which is awake by then, also on a busy machine
+        for _ in range(2):  # one that comes while the server clears up after a run does not wake it
+            self.post("/free", b'{"free_memory": true}')
+            time.sleep(0.5)  # done by another thread, which is awake by then
 
     def cached_nodes(self, run: str) -> list[str]:
         """The nodes of an ended run that were not executed, since their outputs were known."""
