@@ -17,16 +17,19 @@ from .attention import Columns
 
 
 class Peaks:
-    """Of one evaluation; the last call of the model that has a prompt tells.
-
-    maps: [B, words, (T,) h, w], the mean over layers and heads of the probability of each word, of the tokens of its
-    prompt; None where none was read.
-    """
+    """Of one evaluation; the last call of the model that has a prompt tells."""
 
     def __init__(self, node: str, family: Family, layers: list[Layer]):
         self._node, self._family, self._layers = node, family, layers
         self._chosen: dict[tuple[int, int], list[Layer]] = {}  # by the height and width of what the model is shown
-        self.maps: Tensor | None = None
+        self._read: list[Tensor] = []  # of each layer
+
+    def take(self) -> Tensor | None:
+        """[B, words, (T,) h, w], the mean over layers and heads of the probability of each word, of the tokens of its
+        prompt; None where nothing was read since the last time.
+        """
+        read, self._read = self._read, []
+        return torch.stack(read).mean(dim=0) if read else None
 
     def watch_forward(
         self, call: Call, transformer_options: dict[str, Any], prompts: Mapping[Any, tuple[int, Columns]]
@@ -48,7 +51,7 @@ class Peaks:
             own = seen.cross_attention.select(slice(chunk * images, (chunk + 1) * images))
             maps = phrase_probabilities(own, length, columns).transpose(1, 2)
             read.append(maps.unflatten(2, seen.grid[1:] if len(call.size) == 2 else seen.grid))
-            self.maps = torch.stack(read).mean(dim=0)
+            self._read = read
 
         return watch(transformer_options, self._family, call, self._chosen[height, width], observer)
 

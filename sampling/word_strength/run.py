@@ -118,8 +118,8 @@ class StrengthRun(Run):
             self.views = {item.uuid: item.view for item in active}
 
     def end_evaluation(self, evaluation: Evaluation, denoised: Tensor) -> None:
-        if self.peaks is not None and self.peaks.maps is not None:
-            maps, self.peaks.maps = self.peaks.maps, None
+        maps = None if self.peaks is None else self.peaks.take()
+        if maps is not None:
             self.steps = {number: step._replace(maps=None) for number, step in self.steps.items()}
             still = maps.amax(dim=2) if maps.ndim == 5 else maps
             self.steps[evaluation.step] = StrengthStep(evaluation.step, self.strength, highest(maps), still.half())
