@@ -20,6 +20,8 @@ from demo_rows import ROWS, Row, base, subjects
 from PIL import Image
 from sheet import Figure, Strip, sheet, trimmed
 
+MODELS = ("unet", "joint", "cross")
+UNABLE = {"cross": ("excite",)}  # rows that a model cannot show: Wan's attention has no gradient
 DRAWN = ("regions", "rates", "words")  # pictures with a title and a scale of their own
 
 
@@ -29,17 +31,20 @@ def main() -> None:
     parser.add_argument("--prompt", help="your own, for one method; on Sticker World: a cat and a red balloon")
     parser.add_argument("--words", help="what the method's node is told; without it, the subjects of the prompt")
     parser.add_argument("--seed", type=int, help="another one")
-    parser.add_argument("--model", choices=("unet", "joint"), default="unet", help="which of Sticker World's models")
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="which of Sticker World's models")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="an SD 1.x, SD 2.x or SDXL checkpoint")
     parser.add_argument("--output", type=Path, metavar="DIR", default=Path("demo"), help="default: ./demo")
     arguments = parser.parse_args()
     if arguments.prompt and not arguments.method:
         parser.error("--prompt needs --method, the one to use it with")
+    unable = UNABLE.get(arguments.model, ())
+    if arguments.method in unable:
+        parser.error(f"the model {arguments.model} cannot show {arguments.method}: its attention has no gradient")
     if arguments.checkpoint and not arguments.checkpoint.is_file():
         parser.error(f"there is no checkpoint {arguments.checkpoint}")
     stop_on_terminate()
     start = time.monotonic()
-    rows = {name: row for name, row in ROWS.items() if arguments.method in (None, name)}
+    rows = {name: row for name, row in ROWS.items() if arguments.method in (None, name) and name not in unable}
     rows = {name: own(row, arguments.prompt, arguments.words, arguments.seed) for name, row in rows.items()}
     arguments.output.mkdir(parents=True, exist_ok=True)
     strips = []

@@ -21,13 +21,29 @@ def cells(line: str) -> list[str]:
 
 def write(page: str, head: list[str], rows: Iterable[list]) -> None:
     """Put new rows into the table of that page whose head is this one. ValueError where there is none."""
-    path = DOCS / page
-    text = path.read_text(encoding="utf-8")
+    text, found = _table(page, head)
     new = line(head) + "|---" * len(head) + "|\n" + "".join(map(line, rows))
+    changed = text[: found.start()] + new + text[found.end() :]
+    (DOCS / page).write_text(changed, encoding="utf-8", newline="\n")
+
+
+def merge(page: str, head: list[str], rows: Iterable[list]) -> None:
+    """The same; rows of other names stay."""
+    old = map(cells, _table(page, head)[1][2].splitlines())
+    write(page, head, {row[0]: row for row in (*old, *rows)}.values())
+
+
+def _table(page: str, head: list[str]) -> tuple[str, re.Match]:
+    text = (DOCS / page).read_text(encoding="utf-8")
     found = [table for table in TABLE.finditer(text) if cells(table[1]) == head]
     if len(found) != 1:
         raise ValueError(f"docs/{page} has {len(found)} tables with the head {line(head)}")
-    path.write_text(text[: found[0].start()] + new + text[found[0].end() :], encoding="utf-8", newline="\n")
+    return text, found[0]
+
+
+def titled(page: str) -> dict[str, dict[str, dict[str, str]]]:
+    """The tables of a page that have rows, by the first cell of their heads."""
+    return {next(iter(next(iter(rows.values())))): rows for rows in tables(page) if rows}
 
 
 def tables(page: str) -> list[dict[str, dict[str, str]]]:

@@ -59,3 +59,15 @@ def test_the_help_of_word_mask_gives_the_figures_of_its_defaults():
 def test_the_demo_names_figures_that_stand_in_a_table(row):
     for figure in re.findall(r"\d+\.\d+", row.measured):
         assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", TABLES), figure
+
+
+def test_rows_measured_anew_take_the_place_of_those_with_their_names(monkeypatch, tmp_path):
+    monkeypatch.setattr(figures, "DOCS", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("Before\n\n| way | share | share |\n|---|---|---|\n| a | 1 | 2 |\n| b | 3 | 4 |\n\nAfter\n")
+    figures.merge("page.md", ["way", "share", "share"], [["b", "5", "6"], ["c", "7", "8"]])
+    assert page.read_text() == (
+        "Before\n\n| way | share | share |\n|---|---|---|\n| a | 1 | 2 |\n| b | 5 | 6 |\n| c | 7 | 8 |\n\nAfter\n"
+    )
+    with pytest.raises(ValueError, match="0 tables"):
+        figures.merge("page.md", ["way", "other"], [])

@@ -10,16 +10,16 @@ from semantic_guidance.nodes.prompt import SemanticGuidancePrompt
 from semantic_guidance.nodes.word_strength import SemanticGuidanceWordStrength
 
 from ..attend_excite_claims import Chosen, excited, pair_prompts, subjects
+from ..loader import MODELS
 from ..sampling import Method, Settings, plain
 from ..world import Prompt
-from .page import Plot, Section, Size, Table, bound, compared, complete, percent, share_of, tifa
-from .pictures import Made, make, settings_of
+from .page import Plot, Plots, Section, Size, Table, Tables, bound, compared, complete, grouped, percent, share_of, tifa
+from .pictures import Made, make
 from .plots import bars
 
 PROMPTS, SEEDS = 97, 900  # of nothing that settings were chosen on
 STEPS = 12
 CFGS = (1.0, 2.0, 5.0)
-CFGS_OF_AE = (1.0, 5.0)  # it takes the most time
 EMPHASES = {1.0: (2.0, 3.0, 4.0, 6.0), 5.0: (2.0, 4.0)}  # of each cfg
 STRENGTHS = (0.5, 0.0, -1.0, -2.0)
 AE = Chosen("A&E", Excitation(max_refinements=5), colours=True)
@@ -73,50 +73,55 @@ def head(title: str) -> list[str]:
             "p", "atoms", "prompts", "time"]
 
 
+def title(model: str) -> str:
+    return f"inside attention, {model}"
+
+
+def plots(tables: Tables) -> Plots:
+    groups = [f"cfg {cfg:g}" for cfg in CFGS]
+    for model in (model for model in MODELS if title(model) in tables):
+        shares = grouped(tables[title(model)], groups, "colours too, %")
+        yield Plot(f"attention_{model}", bars(f"{model}: both subjects, in the colours asked for", groups, shares))
+
+
 def measure(models: list[str], size: Size) -> Section:
-    prompts = pair_prompts(max(size.prompts - 4, 1), PROMPTS)
+    prompts = size.some(pair_prompts(max(size.prompts - 4, 1), PROMPTS))
     seeds = range(SEEDS, SEEDS + max(size.seeds - 1, 1))
-    yield from _each_cfg(models, prompts, seeds)
-    yield from _few_steps(models, prompts, seeds)
-    yield from _emphases(models, prompts, seeds)
-    yield from _below_one(models, prompts, seeds)
+    yield from _each_cfg(models, prompts, seeds, size)
+    yield from _few_steps(models, prompts, seeds, size)
+    yield from _emphases(models, prompts, seeds, size)
+    yield from _below_one(models, prompts, seeds, size)
 
 
 def _run(model: str, name: str, method: Method, prompts: Sequence[Prompt], seeds: Sequence[int], settings: Settings):
     return make(model, f"attention, {name}", method, prompts, seeds, settings)
 
 
-def _each_cfg(models: list[str], prompts: Sequence[Prompt], seeds: Sequence[int]) -> Section:
+def _each_cfg(models: list[str], prompts: Sequence[Prompt], seeds: Sequence[int], size: Size) -> Section:
     for model in models:
-        rows, shares = [], {}
+        rows = []
         for cfg in CFGS:
-            made: dict[str, Made] = {}
-            for name, method in methods(model).items():
-                if "A&E" in name and cfg not in CFGS_OF_AE:
-                    shares[name].append(None)
-                    continue
-                one = made[name] = _run(model, name, method, prompts, seeds, settings_of(model, cfg=cfg, steps=STEPS))
-                rows.append(row(f"cfg {cfg:g}, {name}", made[PLAIN], one))
-                shares.setdefault(name, []).append(share_of([picture.bound for picture in one.pictures]))
-        yield Table(head(f"inside attention, {model}"), rows)
-        title = f"{model}: both subjects, in the colours asked for"
-        yield Plot(f"attention_{model}", bars(title, [f"cfg {cfg:g}" for cfg in CFGS], shares))
+            settings = size.settings(model, STEPS, cfg=cfg)
+            made = {name: _run(model, name, method, prompts, seeds, settings)
+                    for name, method in methods(model).items()}
+            rows += [row(f"cfg {cfg:g}, {name}", made[PLAIN], one) for name, one in made.items()]
+        yield Table(head(title(model)), rows)
 
 
-def _few_steps(models: list[str], prompts: Sequence[Prompt], seeds: Sequence[int]) -> Section:
+def _few_steps(models: list[str], prompts: Sequence[Prompt], seeds: Sequence[int], size: Size) -> Section:
     rows = []
     for model in models:
-        settings = settings_of(model, cfg=1.0, steps=4)
+        settings = size.settings(model, 4, cfg=1.0)
         made = {name: _run(model, name, method, prompts, seeds, settings)
                 for name, method in methods(model).items() if "A&E" not in name}
         rows += [row(f"{model}, {name}", made[PLAIN], one) for name, one in made.items()]
     yield Table(head("4 steps, cfg 1"), rows)
 
 
-def _emphases(models: list[str], prompts: Sequence[Prompt], seeds: Sequence[int]) -> Section:
+def _emphases(models: list[str], prompts: Sequence[Prompt], seeds: Sequence[int], size: Size) -> Section:
     rows = []
     for model, cfg in product(models, EMPHASES):
-        settings = settings_of(model, cfg=cfg, steps=STEPS)
+        settings = size.settings(model, STEPS, cfg=cfg)
         base = _run(model, PLAIN, plain, prompts, seeds, settings)
         for emphasis in EMPHASES[cfg]:
             made = _run(model, f"Keep Apart, emphasis {emphasis:g}", keep_apart(emphasis), prompts, seeds, settings)
@@ -124,11 +129,11 @@ def _emphases(models: list[str], prompts: Sequence[Prompt], seeds: Sequence[int]
     yield Table(head("Keep Apart's emphasis"), rows)
 
 
-def _below_one(models: list[str], prompts: Sequence[Prompt], seeds: Sequence[int]) -> Section:
+def _below_one(models: list[str], prompts: Sequence[Prompt], seeds: Sequence[int], size: Size) -> Section:
     """Of the pictures in which plain CFG shows both subjects: whether the last one is gone, and the first one there."""
     rows = []
     for model in models:
-        settings = settings_of(model, steps=STEPS)
+        settings = size.settings(model, STEPS)
         base = _run(model, PLAIN, plain, prompts, seeds, settings)
         shown = [number for number, picture in enumerate(base.pictures) if picture.complete]
         for strength in STRENGTHS:

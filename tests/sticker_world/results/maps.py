@@ -12,8 +12,9 @@ from semantic_guidance.attention_hooks.token_maps import Capture
 from semantic_guidance.guidance.attention_maps import complete, normalise
 from semantic_guidance.sampling import word_mask
 
+from ..loader import MODELS
 from ..word_masks import DEFAULT, GROUPS, REPORTING, THRESHOLDS, Setting, World, interval, measure_masks
-from .page import Plot, Section, Size, Table
+from .page import Plot, Plots, Section, Size, Table, Tables
 from .plots import curves
 
 HALF = THRESHOLDS.index(0.5)
@@ -43,8 +44,20 @@ def reading(layers: list[Layer] | None, capture: type[Capture]) -> Iterator[None
         yield
 
 
-def measure(models: list[str], size: Size) -> Section:
+def title(model: str) -> str:
+    return f"{model}, block"
+
+
+def plots(tables: Tables) -> Plots:
     panels = {}
+    for model in (model for model in MODELS if title(model) in tables):
+        blocks = {int(name.split()[-1]): row for name, row in tables[title(model)].items() if name[-1].isdigit()}
+        panels[model] = {way: [(block, float(row[f"{way}: pairs, IoU"])) for block, row in blocks.items()]
+                         for way in WAYS}
+    yield Plot("maps", curves("IoU of words in pairs, by block", panels, "block", "IoU at threshold 0.5"))
+
+
+def measure(models: list[str], size: Size) -> Section:
     whole = []
     for model in models:
         world = World(model)
@@ -55,23 +68,18 @@ def measure(models: list[str], size: Size) -> Section:
         if model == "unet":
             continue
         few = {group: some[: max(size.scenes // 4, 1)] for group, some in views.items()}
-        rows = panels[model] = {}
         table = []
         blocks = [[layer] for layer in model_layers(world.model, "results")]
         for name, layers in [*((f"{b[0].block[0]} {b[0].block[1]}", b) for b in blocks), ("the node's choice", None)]:
             row = [name]
-            for way, (capture, completion) in WAYS.items():
+            for capture, completion in WAYS.values():
                 with reading(layers, capture):
                     scores = [measure_masks(world, some, Setting(DEFAULT.noise_level, completion, None))["noun"]
                               for some in few.values()]
                 row += [f"{values.mean():.3f}" for one in scores for values in (one.hard[:, HALF], one.pointing)]
-                if layers:
-                    rows.setdefault(way, []).append((layers[0].block[1], float(scores[1].hard[:, HALF].mean())))
             table.append(row)
-        head = [f"{model}, block"]
+        head = [title(model)]
         head += [f"{way}: {group}, {what}" for way in WAYS for group in GROUPS for what in ("IoU", "pointing")]
         yield Table(head, table)
     head = [f"{group}, {kind}" for group in GROUPS for kind in ("noun", "phrase")]
     yield Table(["Word Mask", *(f"{column}, {what}" for column in head for what in ("IoU", "pointing"))], whole)
-    if panels:
-        yield Plot("maps", curves("IoU of words in pairs, by block", panels, "block", "IoU at threshold 0.5"))

@@ -1,13 +1,16 @@
 """What an experiment hands to the page, and how rows are written."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
 from ..attend_excite_claims import paired
-from ..world import wilson
+from ..sampling import SETTINGS, Settings
+from ..world import Prompt, wilson
 from .pictures import Made, Picture
 from .scores import soft_tifa
 
@@ -18,10 +21,18 @@ class Size(NamedTuple):
     prompts: int  # of each kind of pair
     seeds: int
     scenes: int  # whose truth is known
+    most: int = 1000  # prompts of one experiment
+    fewer_steps: int | None = None  # than an experiment takes
+
+    def some(self, prompts: list[Prompt]) -> list[Prompt]:
+        return prompts[-self.most :]
+
+    def settings(self, model: str, steps: int = Settings.steps, **changes) -> Settings:
+        return replace(SETTINGS[model], steps=self.fewer_steps or steps, **changes)
 
 
 FULL = Size(prompts=14, seeds=4, scenes=200)
-QUICK = Size(prompts=1, seeds=1, scenes=4)
+QUICK = Size(prompts=1, seeds=1, scenes=4, most=2, fewer_steps=3)
 
 
 class Table(NamedTuple):
@@ -29,6 +40,9 @@ class Table(NamedTuple):
 
     head: list[str]
     rows: list[list[str]]
+
+    def titled(self) -> Tables:
+        return {self.head[0]: {row[0]: dict(zip(self.head, row, strict=True)) for row in self.rows}}
 
 
 class Plot(NamedTuple):
@@ -38,7 +52,11 @@ class Plot(NamedTuple):
     figure: Figure
 
 
-Section = Iterator[Table | Plot]
+Rows = Mapping[str, Mapping[str, str]]  # name -> column -> cell
+Tables = Mapping[str, Rows]  # first cell of the head -> rows
+Section = Iterator[Table]
+Plots = Iterator[Plot]
+Share = tuple[float, float, float]  # value and the ends of its interval, 0..1
 Test = Callable[[Picture], bool]
 
 
@@ -50,18 +68,35 @@ def bound(picture: Picture) -> bool:
     return picture.bound
 
 
-def share_of(flags: Sequence[bool]) -> tuple[float, float, float]:
+def share_of(flags: Sequence[bool]) -> Share:
     """The share and its 95 % interval, 0..1."""
     return share_of_count(sum(flags), len(flags))
 
 
-def share_of_count(hits: int, count: int) -> tuple[float, float, float]:
+def share_of_count(hits: int, count: int) -> Share:
     return hits / max(count, 1), *wilson(hits, count)
 
 
-def percent(share: tuple[float, float, float]) -> str:
+def percent(share: Share) -> str:
     value, low, high = (100 * number for number in share)
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def share_in(cell: str) -> Share:
+    """What `percent` wrote."""
+    value, low, high = (float(number) / 100 for number in re.findall(r"-?\d+\.\d+", cell))
+    return value, low, high
+
+
+def grouped(rows: Rows, groups: Sequence[str], column: str) -> dict[str, list[Share | None]]:
+    """The shares of a column, of rows that are named "group, series": a list over groups for each series."""
+    series: dict[str, list[Share | None]] = {}
+    for number, group in enumerate(groups):
+        for name, row in rows.items():
+            if name.startswith(f"{group}, "):
+                shares = series.setdefault(name.removeprefix(f"{group}, "), [None] * len(groups))
+                shares[number] = share_in(row[column])
+    return series
 
 
 def compared(base: Made, made: Made, test: Test) -> list[str]:

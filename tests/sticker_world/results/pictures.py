@@ -17,7 +17,7 @@ from semantic_guidance.sampling.meter.run import patch_meter
 from ..cache import CACHE
 from ..judge import Verdict, judge
 from ..loader import WEIGHTS, load_sticker_world
-from ..sampling import SETTINGS, Method, Settings, decode, sample
+from ..sampling import Method, Settings, decode, sample
 from ..world import Prompt
 from .scores import atoms_and_features
 
@@ -105,10 +105,6 @@ def _make(model: str, name: str, method: Method, prompts, seeds, settings: Setti
             for verdict, atoms, features, scale, seed in judged
         ]
     return Made(name, tuple(pictures), (time.process_time() - start) / len(pictures))
-
-
-def settings_of(model: str, **changes) -> Settings:
-    return Settings(**(vars(SETTINGS[model]) | changes))
 
 
 def trained(models: Sequence[str], folder: Path = WEIGHTS) -> list[str]:

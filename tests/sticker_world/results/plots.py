@@ -8,6 +8,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .page import Share
+
 INK, QUIET, RULE = "#22242a", "#6d717b", "#e4e6ea"
 COLOURS = ("#9aa0ab", "#2f6fde", "#e0792b", "#2a9d6f", "#a24bc4", "#d2405a")  # the first is plain CFG's
 matplotlib.rcParams |= {
@@ -17,7 +19,6 @@ matplotlib.rcParams |= {
     "ytick.color": QUIET, "xtick.labelcolor": INK, "xtick.bottom": False, "ytick.left": False,
     "legend.frameon": False, "legend.labelcolor": INK,
 }
-Share = tuple[float, float, float]  # value and the ends of its interval, 0..1
 
 
 def bars(title: str, groups: Sequence[str], series: Mapping[str, Sequence[Share | None]], wide: float = 8.0) -> Figure:

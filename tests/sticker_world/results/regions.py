@@ -7,12 +7,13 @@ from ..attend_excite_claims import pair_prompts
 from ..regional import LEFT, RIGHT, with_masks, with_regions
 from ..sampling import Method, plain
 from ..scenes import SIDE
-from .page import Plot, Section, Size, Table, percent, share_of, tifa
-from .pictures import Picture, make, settings_of
+from .page import Plot, Plots, Section, Size, Table, Tables, grouped, percent, share_of, tifa
+from .pictures import Picture, make
 from .plots import bars
 
 PROMPTS, SEEDS, STEPS = 401, 1200, 12
 CFGS = (1.0, 5.0)
+TITLE = "a subject in each half"
 
 
 def half_of(method) -> Method:
@@ -40,14 +41,19 @@ def seen(picture: Picture, number: int, side: int, colour: bool = True) -> bool:
     )
 
 
+def plots(tables: Tables) -> Plots:
+    groups = list(dict.fromkeys(", ".join(name.split(", ")[:2]) for name in tables[TITLE]))
+    shares = grouped(tables[TITLE], groups, "both in theirs, %")
+    yield Plot("regions", bars("Both subjects in their halves, in the colours asked for", groups, shares))
+
+
 def measure(models: list[str], size: Size) -> Section:
-    prompts = pair_prompts(max(size.prompts - 4, 1), PROMPTS)
+    prompts = size.some(pair_prompts(max(size.prompts - 4, 1), PROMPTS))
     seeds = range(SEEDS, SEEDS + max(size.seeds - 1, 1))
-    rows, shares, groups = [], {}, []
+    rows = []
     for model in models:
         for cfg in CFGS:
-            groups.append(f"{model}, cfg {cfg:g}")
-            settings = settings_of(model, cfg=cfg, steps=STEPS)
+            settings = size.settings(model, STEPS, cfg=cfg)
             made = [make(model, f"regions, {name}", method, prompts, seeds, settings)
                     for name, method in METHODS.items()]
             for name, one in zip(METHODS, made, strict=True):
@@ -55,9 +61,7 @@ def measure(models: list[str], size: Size) -> Section:
                 own = share_of([seen(picture, number, number) for picture, number in subjects])
                 other = share_of([seen(picture, number, 1 - number, colour=False) for picture, number in subjects])
                 both = share_of([all(seen(picture, number, number) for number in (0, 1)) for picture in one.pictures])
-                shares.setdefault(name, []).append(both)
-                rows.append([f"{groups[-1]}, {name}", *map(percent, (own, other, both)), *tifa(one),
+                rows.append([f"{model}, cfg {cfg:g}, {name}", *map(percent, (own, other, both)), *tifa(one),
                              f"{one.seconds / made[0].seconds:.2f}"])
-    yield Table(["a subject in each half", "in its half, %", "in the other's, %", "both in theirs, %", "atoms",
+    yield Table([TITLE, "in its half, %", "in the other's, %", "both in theirs, %", "atoms",
                  "prompts", "time"], rows)
-    yield Plot("regions", bars("Both subjects in their halves, in the colours asked for", groups, shares))

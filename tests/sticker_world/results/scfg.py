@@ -1,6 +1,7 @@
 """S-CFG against plain CFG at the same effective scale: subjects, colours, and the distance to composed scenes.
 
-S-CFG samples at three scales; the effective scale of its pictures, mean over steps, is then the scale of plain CFG.
+S-CFG samples at three scales; the effective scale of its pictures, mean over steps, is then the scale of plain CFG. The
+difference of their distances has a bootstrap interval, over pictures of the same prompt and seed.
 """
 from __future__ import annotations
 
@@ -15,13 +16,15 @@ from semantic_guidance.sampling.scfg.run import Settings, patch_scfg
 from ..sampling import plain
 from ..scenes import draw
 from ..world import Prompt, benchmark_prompts
-from .page import Plot, Section, Size, Table, bound, compared, complete, tifa
-from .pictures import load_world, make, settings_of
+from .page import Plot, Plots, Section, Size, Table, Tables, bound, compared, complete, tifa
+from .pictures import load_world, make
 from .plots import curves
 from .scores import atoms_and_features, frechet
 
 SCALES = (3.0, 5.0, 8.0)
 STEPS = 12
+DRAWS = 200  # of the bootstrap
+TITLE, METHODS = "S-CFG", ("plain CFG", "S-CFG")
 
 
 def scfg(model, clip, prompt):
@@ -41,24 +44,39 @@ def composed(prompts: Sequence[Prompt], count: int) -> torch.Tensor:
     return torch.cat(features)
 
 
-def measure(models: list[str], size: Size) -> Section:
-    prompts, seeds = benchmark_prompts(size.prompts), range(100, 100 + 2 * size.seeds - 1)
-    truth = composed(prompts, len(seeds))
-    rows, panels = [], {}
-    for model in models:
-        points = panels[model] = {"plain CFG": [], "S-CFG": []}
-        for cfg in SCALES:
-            guided = make(model, "S-CFG", scfg, prompts, seeds, settings_of(model, cfg=cfg, steps=STEPS))
-            scale = round(guided.scale, 2)
-            base = make(model, "plain CFG", plain, prompts, seeds, settings_of(model, cfg=scale, steps=STEPS))
-            for made in (base, guided):
-                distance = frechet(made.features, truth)
-                points[made.name].append((scale, distance))
-                rows.append([model, made.name, f"{scale if made is base else cfg:g}", f"{made.scale:.2f}",
-                             *compared(base, made, complete), *compared(base, made, bound), *tifa(made),
-                             f"{distance:.3f}", f"{made.seconds / base.seconds:.2f}"])
-    yield Table(["S-CFG: model", "method", "cfg", "effective scale", "all present, %", "mended / broken", "points", "p",
-                 "colours too, %", "mended / broken", "points", "p", "atoms", "prompts", "Fréchet distance", "time"],
-                rows)
+def difference(base: torch.Tensor, guided: torch.Tensor, truth: torch.Tensor) -> str:
+    """How much farther from `truth` the features `guided` are than `base`, with its 95 % interval."""
+    generator = torch.Generator().manual_seed(0)
+    draws = [torch.randint(len(base), (len(base),), generator=generator) for _ in range(DRAWS)]
+    values = torch.tensor([frechet(guided[draw], truth) - frechet(base[draw], truth) for draw in draws])
+    low, high = values.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return f"{frechet(guided, truth) - frechet(base, truth):+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def plots(tables: Tables) -> Plots:
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for name, row in tables[TITLE].items():
+        model, method, _ = name.split(", ")
+        points = panels.setdefault(model, {method: [] for method in METHODS})[method]
+        points.append((float(row["effective scale"]), float(row["Fréchet distance"])))
     yield Plot("scfg", curves("Distance to composed scenes (less is nearer)", panels, "effective CFG scale",
                               "Fréchet distance"))
+
+
+def measure(models: list[str], size: Size) -> Section:
+    prompts, seeds = size.some(benchmark_prompts(size.prompts)), range(100, 100 + 2 * size.seeds - 1)
+    truth = composed(prompts, len(seeds))
+    rows = []
+    for model in models:
+        for cfg in SCALES:
+            guided = make(model, METHODS[1], scfg, prompts, seeds, size.settings(model, STEPS, cfg=cfg))
+            scale = round(guided.scale, 2)
+            base = make(model, METHODS[0], plain, prompts, seeds, size.settings(model, STEPS, cfg=scale))
+            for made, asked in ((base, scale), (guided, cfg)):
+                beside = "-" if made is base else difference(base.features, guided.features, truth)
+                rows.append([f"{model}, {made.name}, cfg {asked:g}", f"{made.scale:.2f}",
+                             *compared(base, made, complete), *compared(base, made, bound), *tifa(made),
+                             f"{frechet(made.features, truth):.3f}", beside, f"{made.seconds / base.seconds:.2f}"])
+    yield Table([TITLE, "effective scale", "all present, %", "mended / broken", "points", "p", "colours too, %",
+                 "mended / broken", "points", "p", "atoms", "prompts", "Fréchet distance", "beside plain CFG", "time"],
+                rows)

@@ -6,26 +6,34 @@ from semantic_guidance.sampling.sega.concepts import Concept
 
 from ..sega_claims import measure as edited
 from ..sega_claims import tasks
-from .page import Plot, Section, Size, Table, share_of
-from .pictures import load_world, settings_of
+from .page import Plot, Plots, Section, Size, Table, Tables, grouped, percent, share_of
+from .pictures import load_world
 from .plots import bars
 
 KINDS = ("recolour", "remove")
 SCALES = (5.0, 10.0, 20.0)
 
 
+def plots(tables: Tables) -> Plots:
+    for kind in KINDS:
+        rows = tables[f"SEGA: {kind}"]
+        models = list(dict.fromkeys(name.split(", ")[0] for name in rows))
+        yield Plot(f"sega_{kind}", bars(f"SEGA: {kind}", models, grouped(rows, models, "success, %")))
+
+
 def measure(models: list[str], size: Size) -> Section:
     every = tasks(max(size.prompts // 3, 1), seed=11)
     for kind in KINDS:
         chosen = [task for task in every if task.kind == kind]
-        rows, shares = [], {}
+        rows = []
         for model in models:
             cells = edited(
                 load_world(model), chosen, range(300, 300 + size.seeds), SCALES, Edit(), Concept.warmup,
-                settings_of(model),
+                size.settings(model),
             )
-            rows += [[f"{model}, {name}", *cell.row()] for name, cell in cells.items()]
-            for name, cell in cells.items():
-                shares.setdefault(name, []).append(share_of(cell.success))
-        yield Table([f"SEGA: {kind}", "success", "rest still there", "change elsewhere"], rows)
-        yield Plot(f"sega_{kind}", bars(f"SEGA: {kind}", models, shares))
+            rows += [
+                [f"{model}, {name}", str(len(cell.success)), percent(share_of(cell.success)),
+                 percent(share_of(cell.intact)), cell.row()[-1]]
+                for name, cell in cells.items()
+            ]
+        yield Table([f"SEGA: {kind}", "pictures", "success, %", "rest still there, %", "change elsewhere"], rows)

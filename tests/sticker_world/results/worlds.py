@@ -3,23 +3,28 @@ from __future__ import annotations
 
 from ..sampling import plain
 from ..world import benchmark_prompts, summary
-from .page import Plot, Section, Size, Table, percent, share_of_count, tifa
-from .pictures import make, settings_of
+from .page import Plot, Plots, Section, Size, Table, Tables, percent, share_in, share_of_count, tifa
+from .pictures import make
 from .plots import bars
 
+TITLE = "plain CFG"
 SHARES = {
     "single": "single: all present", "pairs": "pairs: both present", "pairs never seen": "held-out: all present",
     "colours": "binding: colour as asked",
 }
 
 
+def plots(tables: Tables) -> Plots:
+    shares = {model: [share_in(row[f"{name}, %"]) for name in SHARES] for model, row in tables[TITLE].items()}
+    yield Plot("worlds", bars("Plain CFG", list(SHARES), shares))
+
+
 def measure(models: list[str], size: Size) -> Section:
-    prompts = benchmark_prompts(size.prompts)
-    rows, by_model = [], {}
+    prompts = size.some(benchmark_prompts(size.prompts))
+    rows = []
     for model in models:
-        made = make(model, "plain CFG", plain, prompts, range(size.seeds), settings_of(model))
+        made = make(model, "plain CFG", plain, prompts, range(size.seeds), size.settings(model))
         counts = summary(list(made.pictures))
-        by_model[model] = shares = [share_of_count(*counts[key]) for key in SHARES.values()]
-        rows.append([model, *map(percent, shares), *tifa(made)])
-    yield Table(["plain CFG", *(f"{name}, %" for name in SHARES), "atoms", "prompts"], rows)
-    yield Plot("worlds", bars("Plain CFG", list(SHARES), by_model))
+        shares = [percent(share_of_count(*counts.get(key, (0, 0)))) for key in SHARES.values()]
+        rows.append([model, *shares, *tifa(made)])
+    yield Table([TITLE, *(f"{name}, %" for name in SHARES), "atoms", "prompts"], rows)
