@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Everything a developer does, from nothing but Python 3.10 to 3.13:
 
-    python dev.py demo [--method NAME] [--prompt TEXT] [--seed N] [--model joint | cross] [--checkpoint FILE] [--output DIR]
+    python dev.py demo [--method NAME] [--prompt TEXT] [--seed N] [--model NAME | --checkpoint FILE] [--output DIR]
         a sheet in ./demo: what each method does, with and without it; or one method, also on your own words
     python dev.py test [lint|unit|host|server|browser|world|gpu|all] [pytest arguments]
         without arguments: everything but gpu, and the server tests on the oldest supported ComfyUI as well
