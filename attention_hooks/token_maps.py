@@ -16,6 +16,7 @@ from .observe import Call, Observation, watch
 from .probabilities import Attention, SelfAttention, fold_repeats
 
 log = logging.getLogger(__name__)
+FINE = 32**2  # positions of a transformer's frame that are seen one by one
 
 
 class Wanted(NamedTuple):
@@ -90,8 +91,8 @@ class _Part:
 class Capture:
     """Gathers maps during an evaluation. `downsample`: how many times coarser than the latent a UNet's maps are.
 
-    A transformer's maps are on the grid of its positions; where they are completed, on one of half its height and
-    width, as the paper's are of the latent: self-attention is then that of pooled queries, within each frame.
+    A transformer's maps are on the grid of its positions. Where they are completed and a frame has more than FINE, they
+    are on one of half its height and width: self-attention, within each frame, is then that of pooled queries.
     """
 
     def __init__(self, node: str, family: Family, layers: list[Layer], downsample: int, completion: Completion):
@@ -217,9 +218,13 @@ class Capture:
         if self._family.kind == "unet":
             height, width = (-(-length // self._downsample) for length in size[-2:])
             return layer_grid[0], height, width
-        if self._completion == "none":
+        if not self._pools(layer_grid):
             return layer_grid
         return layer_grid[0], -(-layer_grid[1] // 2), -(-layer_grid[2] // 2)
+
+    def _pools(self, layer_grid: Grid) -> bool:
+        dense = layer_grid[1] * layer_grid[2] > FINE
+        return dense and self._family.kind != "unet" and self._completion != "none"
 
     def _layer_maps(
         self, seen: Observation, rows: slice, wanted: Wanted, grid: Grid
@@ -227,7 +232,7 @@ class Capture:
         """One layer's maps: [B, columns, *grid] of tokens, [B, 2, *grid] of background and foreground."""
         cross, layer_grid = self._words(seen.cross_attention.select(rows), wanted), seen.grid  # [B, P, N]
         if self._completion != "none":
-            pool = self._family.kind != "unet"
+            pool = self._pools(seen.grid)
             if pool:
                 cross, layer_grid = in_cells(cross, seen.grid), grid
             own = SelfAttention(seen.self_attention.select(rows), seen.grid, pool)

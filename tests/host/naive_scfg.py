@@ -36,9 +36,11 @@ def cells(values: Tensor, grid: tuple[int, int, int], mean: bool) -> Tensor:
     return torch.stack(found, dim=-2)
 
 
-def layer_maps(seen: Observation, rows: slice, columns: list[int]) -> tuple[Tensor, tuple[int, int, int]]:
-    """The completed and smoothed maps [B, columns, t, h, w] of one layer, and their grid."""
+def layer_maps(seen: Observation, rows: slice, columns: list[int], pool: bool) -> Tensor:
+    """The completed and smoothed maps [B, columns, t, h, w] of one layer."""
     frames, height, width = seen.grid
+    if not pool:
+        return smooth(fine_maps(seen, rows, columns))
     coarse = (frames, -(-height // 2), -(-width // 2))
     text, own = (attention.select(rows) for attention in (seen.cross_attention, seen.self_attention))
     cross = scores(text, text.q.double()).softmax(dim=-1).mean(dim=1)[..., columns]
@@ -50,8 +52,20 @@ def layer_maps(seen: Observation, rows: slice, columns: list[int]) -> tuple[Tens
         probabilities = scores(own, pooled[:, :, frame])[..., keys].softmax(dim=-1).mean(dim=1)
         s = cells(probabilities.mT, (1, height, width), mean=False).mT
         completed.append((s + 3 * s @ s) / 4 @ cross.unflatten(1, (frames, -1))[:, frame])
-    maps = torch.cat(completed, dim=1).mT.unflatten(2, coarse)
-    return smooth(maps), coarse
+    return smooth(torch.cat(completed, dim=1).mT.unflatten(2, coarse))
+
+
+def fine_maps(seen: Observation, rows: slice, columns: list[int]) -> Tensor:
+    """Completed between all positions of a frame. [B, columns, t, h, w]."""
+    frames, height, width = seen.grid
+    text, own = (attention.select(rows) for attention in (seen.cross_attention, seen.self_attention))
+    cross = scores(text, text.q.double()).softmax(dim=-1).mean(dim=1)[..., columns]
+    completed = []
+    for frame in range(frames):
+        at = slice(frame * height * width, (frame + 1) * height * width)
+        s = scores(own, own.q.double()[:, :, at])[..., at].softmax(dim=-1).mean(dim=1)
+        completed.append((s + 3 * s @ s) / 4 @ cross[:, at])
+    return torch.cat(completed, dim=1).mT.unflatten(2, seen.grid)
 
 
 def smooth(maps: Tensor) -> Tensor:
@@ -72,9 +86,10 @@ def nearest(maps: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 class NaiveSCFG:
-    """columns: of the words, among the text tokens that the model attends to."""
+    """columns: of the words, among the text tokens that the model attends to. pool: positions by 2 x 2."""
 
-    def __init__(self, columns: list[int], start: bool = False):
+    def __init__(self, columns: list[int], start: bool = False, pool: bool = True):
+        self.pool = pool
         self.columns = columns
         self.start = start
         self.seen: list[tuple[list[int], Observation]] = []
@@ -100,7 +115,7 @@ class NaiveSCFG:
             batch = len(seen.self_attention.q) // len(prompts)
             for chunk, index in enumerate(prompts):
                 if index == prompt:
-                    found.append(layer_maps(seen, slice(chunk * batch, (chunk + 1) * batch), columns)[0])
+                    found.append(layer_maps(seen, slice(chunk * batch, (chunk + 1) * batch), columns, self.pool))
         return found
 
     def guided(self, args: dict) -> Tensor:

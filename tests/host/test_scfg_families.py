@@ -16,6 +16,7 @@ from host.naive_scfg import NaiveSCFG
 from host.scfg_runs import probed, relative, with_regions, with_scfg
 from host.waits import per_evaluation
 
+from semantic_guidance.attention_hooks import token_maps
 from semantic_guidance.attention_hooks.families import model_family
 from semantic_guidance.nodes.region_preview import SemanticGuidanceRegionPreview
 from semantic_guidance.sampling.prompt_text import prompt_text
@@ -25,6 +26,7 @@ UNSAMPLED = {"hunyuan_ref"}  # the host cannot sample it on the CPU
 NAMES = [name for name in tiny_dit.MODELS if name not in UNSAMPLED]
 PICTURE = ["sd3", "flux", "zimage", "qwen"]  # text first, with start tokens; by name; padded; 5-D with T = 1
 CLIP = ["wan", "cogvideo"]  # cross-attention; joint
+FINE = ["sd3", "flux", "anima", "wan"]  # also seen position by position
 WORDS = (Word("cat", (1, 2)), Word("red", (4,)), Word("balloon", (6,)))
 COLUMNS = [1, 2, 4, 6]
 
@@ -63,14 +65,15 @@ def separately(monkeypatch, model):
     return model
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_family(monkeypatch, name):
+@pytest.mark.parametrize(("name", "pool"), [*((name, True) for name in NAMES), *((name, False) for name in FINE)])
+def test_every_family(monkeypatch, name, pool):
+    monkeypatch.setattr(token_maps, "FINE", 0 if pool else token_maps.FINE)
     model = tiny_dit.model(name)
     plain, guided = first_step(model, name), first_step(with_scfg(model), name)
     start = name.startswith("sd3")
     text = guided["cond"][0]["model_conds"]["c_crossattn"].cond.shape[1]
     moved = text - tiny_dit.TOKENS if name == "flux2" else 0
-    naive = NaiveSCFG([column + moved for column in COLUMNS], start)
+    naive = NaiveSCFG([column + moved for column in COLUMNS], start, pool)
     expected = first_step(naive.install(model), name)
     effect = (expected["denoised"] - plain["denoised"]).abs().max()
     assert effect > 0

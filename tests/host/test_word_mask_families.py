@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from host import tiny_dit
 from host.naive_scfg import NaiveSCFG, nearest
-from host.test_scfg_families import CLIP, NAMES, masked, noise, prompt
+from host.test_scfg_families import CLIP, FINE, NAMES, masked, noise, prompt
 from node_defaults import defaults
 
+from semantic_guidance.attention_hooks import token_maps
 from semantic_guidance.nodes.word_mask import SemanticGuidanceWordMask
 from semantic_guidance.sampling.word_mask import word_maps
 
@@ -23,11 +24,12 @@ def look(model, conditioning, words, samples, completion="as released", **kwargs
         return word_maps(model, conditioning, {"samples": samples}, words, 0.5, completion, **kwargs)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_word_is_where_a_naive_reading_of_the_same_call_sees_it(name):
+@pytest.mark.parametrize(("name", "pool"), [*((name, True) for name in NAMES), *((name, False) for name in FINE)])
+def test_a_word_is_where_a_naive_reading_of_the_same_call_sees_it(monkeypatch, name, pool):
+    monkeypatch.setattr(token_maps, "FINE", 0 if pool else token_maps.FINE)
     model, samples = tiny_dit.model(name), noise(name, 2)
     moved = 512 - tiny_dit.TOKENS if name == "flux2" else 0
-    naive = NaiveSCFG([1 + moved, 2 + moved])
+    naive = NaiveSCFG([1 + moved, 2 + moved], pool=pool)
     look(naive.install(model), prompt(name), ["cat"], samples)
     maps = [found / (found.mean(dim=(2, 3, 4), keepdim=True) + 1e-8) for found in naive.maps(0, naive.columns)]
     expected = (sum(maps) / len(maps)).mean(dim=1)  # of the word's two tokens; [B, t, h, w]

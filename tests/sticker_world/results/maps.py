@@ -7,9 +7,7 @@ from unittest.mock import patch
 
 from semantic_guidance.attention_hooks.families import layers_at, model_layers
 from semantic_guidance.attention_hooks.layouts import Layer
-from semantic_guidance.attention_hooks.probabilities import SelfAttention
 from semantic_guidance.attention_hooks.token_maps import Capture
-from semantic_guidance.guidance.attention_maps import complete, normalise
 from semantic_guidance.sampling import word_mask
 
 from ..loader import MODELS
@@ -20,20 +18,15 @@ from .plots import curves
 HALF = THRESHOLDS.index(0.5)
 
 
-class Unpooled(Capture):
-    """Completes a transformer's maps at every position, with as many queries as there are."""
+class Pooled(Capture):
+    """Completes maps between cells of 2 x 2 positions, on small grids as well."""
 
-    def _grid(self, layer_grid, size):
-        return layer_grid
-
-    def _layer_maps(self, seen, rows, wanted, grid):
-        words = self._words(seen.cross_attention.select(rows), wanted)
-        maps = complete(SelfAttention(seen.self_attention.select(rows), seen.grid), words, self._completion)
-        return normalise(maps.transpose(1, 2).unflatten(-1, grid)), None
+    def _pools(self, layer_grid):
+        return True
 
 
-WAYS = {"raw": (Capture, "none"), "completed, pooled": (Capture, "power series"),
-        "completed, full": (Unpooled, "power series")}
+WAYS = {"raw": (Capture, "none"), "completed, pooled": (Pooled, "power series"),
+        "completed, full": (Capture, "power series")}
 
 
 @contextmanager

@@ -16,7 +16,9 @@ SCALES = (5.0, 10.0, 20.0)
 
 def plots(tables: Tables) -> Plots:
     for kind in KINDS:
-        rows = tables[f"SEGA: {kind}"]
+        rows = tables.get(f"SEGA: {kind}")
+        if not rows:  # no picture showed what its prompt names
+            continue
         models = list(dict.fromkeys(name.split(", ")[0] for name in rows))
         yield Plot(f"sega_{kind}", bars(f"SEGA: {kind}", models, grouped(rows, models, "success, %")))
 
