@@ -7,6 +7,8 @@ import shutil
 from urllib.parse import quote
 
 import pytest
+import translated
+import translations
 from comfy_server import comfy_server
 from paths import ROOT
 from shipped import shipped
@@ -52,7 +54,7 @@ def test_subgraphs_are_there(unpacked):
 
 
 def test_translations_are_there(unpacked):
-    translations = unpacked.get_json("/i18n")
-    for folder in (ROOT / "locales").glob("*"):
-        for node, texts in json.loads((folder / "nodeDefs.json").read_text(encoding="utf-8")).items():
-            assert translations[folder.name]["nodeDefs"][node] == texts
+    found = unpacked.get_json("/i18n")
+    for language in translated.languages():
+        for node, texts in translations.texts(language).items():
+            assert found[language]["nodeDefs"][node] == texts
