@@ -19,7 +19,8 @@ STAND_INS = {
 LOADERS = {"UNETLoader": 0, "CLIPLoader": 1, "VAELoader": 2}  # the output of one loader in their place
 SHIFT = {"ModelSamplingAuraFlow": 0}  # another model has its own
 STICKER_WORLD_LOADER = "StickerWorldLoader"
-STICKER_WORLD_CFG = 5.0
+STICKER_WORLD_CFG = 5 / 7.5  # of that in the graphs, which are for Stable Diffusion
+PIXELS = ("x", "y", "width", "height")
 SMALL = {"width": 128, "height": 128, "length": 9}
 
 
@@ -39,8 +40,8 @@ def nodes_of(graph: Graph, class_type: str) -> list[dict]:
 def on_sticker_world(graph: Graph, model: str = "unet") -> Graph:
     """The graph with Sticker World in place of its model, and what suits its size.
 
-    Pictures have 128x128 pixels, latents 32x32 positions; its UNet attends at a half and a quarter of that. cfg 1
-    stays 1.
+    Pictures have 128x128 pixels, latents 32x32 positions; its UNet attends at a half and a quarter of that. cfg falls
+    in proportion; 1 stays 1.
     """
     sticker_world = {"class_type": STICKER_WORLD_LOADER, "inputs": {"model": model}}
     graph = with_one_loader(json.loads(json.dumps(graph)), sticker_world, LOADERS | SHIFT)
@@ -52,7 +53,7 @@ def on_sticker_world(graph: Graph, model: str = "unet") -> Graph:
         if node["class_type"] == "KSampler" and model != "unet":
             node["inputs"].update(sampler_name="euler", scheduler="simple")
         if node["inputs"].get("cfg", 1) != 1:
-            node["inputs"]["cfg"] = STICKER_WORLD_CFG
+            node["inputs"]["cfg"] *= STICKER_WORLD_CFG
     return with_size(graph, 128)
 
 
@@ -91,8 +92,11 @@ def on_checkpoint(graph: Graph, file_name: str, size: int) -> Graph:
 
 
 def with_size(graph: Graph, size: int) -> Graph:
-    for latent in nodes_of(graph, "EmptyLatentImage") + nodes_of(graph, "EmptySD3LatentImage"):
-        latent.update(width=size, height=size)
+    """The graph, changed in place, with pictures of this size and the boxes on them in proportion."""
+    latents = nodes_of(graph, "EmptyLatentImage") + nodes_of(graph, "EmptySD3LatentImage")
+    share = size / latents[0]["width"]
+    for drawn in latents + nodes_of(graph, "PrimitiveBoundingBox") + nodes_of(graph, "SemanticGuidanceRegions"):
+        drawn.update({key: round(share * drawn[key]) for key in PIXELS if key in drawn})
     return graph
 
 

@@ -329,6 +329,78 @@ PAGES = {
             ["save_guided", "save_plain", "curves"],
         ),
     ),
+    "characteristic_guidance": Page(
+        "Characteristic Guidance (SD 1.5)",
+        SD15,
+        [
+            Group(
+                "1  Model and prompt",
+                "**Characteristic Guidance** corrects what plain CFG gets wrong at a high cfg. Both samplers have the "
+                "same seed and the same high cfg.",
+                ["loader", "positive", "negative", "latent", "seed"],
+            ),
+            Group("2  Plain CFG", "", ["meter_plain", "plain", "plain_image", "save_plain"]),
+            Group(
+                "3  Corrected",
+                "With 5 **iterations** a step takes up to 6 times as long. Where a step does not converge, it is plain "
+                "CFG: raise **iterations** or **regularization**.",
+                ["characteristic", "meter", "guided", "guided_image", "save_guided"],
+            ),
+            Group(
+                "4  What it came to",
+                "**Guidance Meter** measures the CFG scale that each picture really got, step by step; plain CFG is "
+                "dashed. The correction lowers it. To judge the correction itself, compare it with plain CFG at a cfg "
+                "of that mean.",
+                ["curves"],
+            ),
+        ],
+        ["save_plain", "save_guided", "curves"],
+        App(
+            [PROMPT, ("characteristic", "iterations", ""), ("characteristic", "regularization", ""), SEED],
+            ["save_guided", "save_plain", "curves"],
+        ),
+    ),
+    "attention_loss": Page(
+        "Attention Loss with boxes (SD 1.5)",
+        SD15,
+        [
+            Group(
+                "1  Model and prompt",
+                "**Attention Loss** tells Attend-and-Excite what else to move the latent for: here, that one subject "
+                "is on the left and the other on the right.",
+                ["loader", "positive", "negative", "latent", "seed"],
+            ),
+            Group("2  Without", "The same seed, sampled as usual.", ["plain", "plain_image", "save_plain"]),
+            Group(
+                "3  Left",
+                "The loss *inside* draws **words** into a box, in pixels of the picture. A mask does as well, or the "
+                "boxes that you draw in *Create Bounding Boxes*.",
+                ["one_box", "one"],
+            ),
+            Group(
+                "4  Right",
+                "The next loss, chained through **previous**. Losses add up; a larger **weight** counts more.\n\nThe "
+                "loss *overlap* needs no box: it keeps two subjects from attending to each other's places.",
+                ["two_box", "two"],
+            ),
+            Group(
+                "5  With both",
+                "In the first half of the steps the latent is moved so that the losses fall. The **words** of "
+                "Attend-and-Excite itself keep both subjects in the picture; they may stay empty.",
+                ["excite", "excited", "excited_image", "save_excited"],
+            ),
+            Group(
+                "6  What it did",
+                "The curves show how strongly the model attends to each word, step by step; the maps show where.",
+                ["curves"],
+            ),
+        ],
+        ["save_plain", "save_excited"],
+        App(
+            [PROMPT, ("excite", "words", "subjects"), ("one", "words", "left"), ("two", "words", "right"), SEED],
+            ["save_excited", "save_plain", "curves"],
+        ),
+    ),
     "sega_scale_sweep": Page(
         "SEGA scale sweep (SD 1.5)",
         SD15,
