@@ -22,7 +22,7 @@ class Page(NamedTuple):
     title: str  # file name, and what the template browser shows
     models: list[dict[str, str]]  # for the front end's offer to download them
     groups: list[Group]
-    shows: list[str]  # nodes whose pictures are on the thumbnail; none where it names our nodes instead
+    shows: list[str]  # nodes whose pictures are on the thumbnail; none where it is in words
     app: App | None = None
 
 
