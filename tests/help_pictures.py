@@ -14,7 +14,7 @@ from PIL import Image
 from sheet import scale, trimmed
 
 FOLDER = ROOT / "web" / "docs" / "images"
-HEIGHT, GAP = 256, 16
+HEIGHT, GAP = 192, 12
 
 # File name -> nodes whose pictures stand on it, left to right.
 SCFG = {
@@ -30,17 +30,32 @@ REGIONS = {"regions": ["save_plain", "save_guided", "preview"]}
 KEEP_APART = {"keep_apart": ["save_plain", "save_excited", "preview"]}
 WORD_STRENGTH = {"word_strength": ["save_plain", "save_more", "save_less"]}
 ATTEND_EXCITE = {"attend_excite": ["save_plain", "save_excited"], "attention_curves": ["curves"]}
+ATTENTION_LOSS = {"attention_loss": ["save_plain", "save_excited"]}
+CHARACTERISTIC = {"characteristic": ["save_plain", "save_guided", "save_scale"]}
 
 
 def runs() -> list[tuple[Graph, dict[str, list[str]]]]:
     """Each graph, with what is shown of its run."""
-    scfg, sega, attend_excite, schedule, regions = (
+    scfg, sega, attend_excite, schedule, regions, attention_loss, characteristic = (
         workflow_files.on_sticker_world(workflow_files.load(name))
-        for name in ("scfg_text_to_image", "sega_edit", "attend_excite", "guidance_over_time", "regions_from_boxes")
+        for name in ("scfg_text_to_image", "sega_edit", "attend_excite", "guidance_over_time", "regions_from_boxes",
+                     "attention_loss", "characteristic_guidance")
     )
-    return [(scfg, SCFG), (sega, SEGA), (attend_excite, ATTEND_EXCITE), (schedule, SCHEDULE), (regions, REGIONS),
+    characteristic["save_scale"] = {"class_type": "PreviewImage", "inputs": {"images": ["curves", 0]}}
+    return [(lion_and_car(scfg), SCFG), (sega, SEGA), (attend_excite, ATTEND_EXCITE), (schedule, SCHEDULE), (regions, REGIONS),
+            (attention_loss, ATTENTION_LOSS), (characteristic, CHARACTERISTIC),
             (two_subjects(attend_excite), KEEP_APART),
             (strengths(attend_excite, {"more": 4.0, "less": 0.0}), WORD_STRENGTH)]
+
+
+def lion_and_car(scfg: Graph) -> Graph:
+    """The same of another prompt, and its regions in the middle of sampling."""
+    graph = json.loads(json.dumps(scfg))
+    graph["positive"]["inputs"]["text"] = "a lion and a blue car"
+    graph["seed"]["inputs"]["value"] = 5
+    graph["words"]["inputs"]["words"] = "lion, car"
+    graph["regions"]["inputs"]["step"] = 10
+    return graph
 
 
 def two_subjects(attend_excite: Graph) -> Graph:
@@ -111,7 +126,7 @@ def main() -> None:
             wanted = {name: nodes for name, nodes in pictures.items() if not names or name in names}
             for name, picture in (shown(client, graph, wanted) if wanted else {}).items():
                 path = FOLDER / f"{name}.webp"
-                picture.save(path, quality=60, method=6)
+                picture.save(path, quality=50, method=6)
                 print(path.relative_to(ROOT), f"{path.stat().st_size / 1024:.0f} KB")
 
 

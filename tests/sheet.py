@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 PAPER, INK, QUIET = (255, 255, 255), (33, 37, 43), (110, 116, 125)
-MARGIN, GAP = 32, 24
+MARGIN, GAP, RIM = 32, 24, 12
 TITLE, HEADING, CAPTION, NOTE = 30, 23, 17, 15  # text sizes
 HEAD, ROW, FOOT = TITLE + CAPTION + 44, HEADING + NOTE + 24, CAPTION + NOTE + 52
 
@@ -56,6 +56,6 @@ def scale(picture: Image.Image, height: int) -> Image.Image:
 
 
 def trimmed(picture: Image.Image) -> Image.Image:
-    """Without the white margin around what is drawn."""
+    """With a narrow white margin around what is drawn."""
     content = picture.convert("L").point(lambda value: 255 * (value < 250)).getbbox()
-    return picture.crop(content) if content else picture
+    return ImageOps.expand(picture.crop(content), RIM, PAPER) if content else picture

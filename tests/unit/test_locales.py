@@ -31,10 +31,7 @@ SCRIPTS = {
     "ko": r"[\uac00-\ud7a3]", "ru": r"[а-яё]", "ar": r"[\u0600-\u06ff]",
 }  # fmt: skip
 UNTRANSLATED = {"clip", "Attend-and-Excite"}
-UNSEEN = {  # they give nothing to look at, or nothing to be seen in one picture
-    "SemanticGuidancePrompt", "SemanticGuidanceWords", "SemanticGuidanceCharacteristic",
-    "SemanticGuidanceAttentionLoss",
-}
+UNSEEN = {"SemanticGuidancePrompt", "SemanticGuidanceWords"}  # they give nothing to look at
 
 
 def pairs(language: str) -> list[tuple[str, str, str]]:
