@@ -42,8 +42,8 @@ def runs() -> list[tuple[Graph, dict[str, list[str]]]]:
                      "attention_loss", "characteristic_guidance")
     )
     characteristic["save_scale"] = {"class_type": "PreviewImage", "inputs": {"images": ["curves", 0]}}
-    return [(lion_and_car(scfg), SCFG), (sega, SEGA), (attend_excite, ATTEND_EXCITE), (schedule, SCHEDULE), (regions, REGIONS),
-            (attention_loss, ATTENTION_LOSS), (characteristic, CHARACTERISTIC),
+    return [(lion_and_car(scfg), SCFG), (sega, SEGA), (attend_excite, ATTEND_EXCITE), (schedule, SCHEDULE),
+            (regions, REGIONS), (attention_loss, ATTENTION_LOSS), (characteristic, CHARACTERISTIC),
             (two_subjects(attend_excite), KEEP_APART),
             (strengths(attend_excite, {"more": 4.0, "less": 0.0}), WORD_STRENGTH)]
 
