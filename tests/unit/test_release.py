@@ -13,7 +13,10 @@ import translated
 from paths import ROOT
 from shipped import shipped
 
-OTHERS = [".comfyignore", ".gitignore", "CHANGELOG.md", "dev.py", "docs/hosts.md", *release.STANDS]
+OTHERS = [
+    ".comfyignore", ".gitignore", "CHANGELOG.md", "dev.py", "docs/hosts.md", "locales/en/main.json",
+    "locales/en/nodeDefs.json", *release.STANDS,
+]  # fmt: skip
 NEW = "7.0.0"
 HOSTS = "\n".join(f"| {host} | 60 | 0 | |" for host in release.constants(ROOT / "dev.py")["ARCHIVES"])
 
