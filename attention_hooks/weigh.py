@@ -54,6 +54,14 @@ def edited(
     return {**options, OVERRIDE: replace(there, edit=editor.joined_by(edit))}
 
 
+class _Spot(NamedTuple):
+    """Where the call is, without the queries and keys that tell it: they would be held while it is computed."""
+
+    layer: Layer
+    grid: Grid
+    place: Place
+
+
 class _Queries(NamedTuple):
     """Some of the picture's, in images that have the same ones."""
 
@@ -74,7 +82,7 @@ class _Editor:
         self.edits: tuple[Edit, ...] = ()
         self.numbers = {layer: number for number, layer in enumerate(layers)}
         self.watcher = watcher_of(family, call, self.numbers, self._note, alone=True)
-        self._found: Observation | None = None
+        self._found: _Spot | None = None
         self._resized: dict[tuple, tuple[Tensor, Tensor]] = {}  # with what was resized, so that its id stays its
 
     def joined_by(self, edit: Edit) -> _Editor:
@@ -82,13 +90,12 @@ class _Editor:
         return self
 
     def _note(self, seen: Observation) -> None:
-        self._found = seen
+        self._found = _Spot(seen.layer, seen.grid, seen.place)
 
     def __call__(self, host: HostAttention, options: dict[str, Any], attention: Attention) -> Tensor:
         """One attention call, in the host's layout."""
-        self._found = None
         self.watcher.see(options, attention)
-        seen = self._found
+        seen, self._found = self._found, None
         if seen is None:
             return self._unseen(host, options)
         changes = self._changes(seen)
@@ -158,7 +165,7 @@ class _Editor:
         copied = [copy for column in columns if column < length for copy in range(column, self.own, length)]
         return sorted([*copied, *(column - length + self.own for column in columns if column >= length)])
 
-    def _changes(self, seen: Observation) -> dict[int, list[tuple[Edit, Change]]]:
+    def _changes(self, seen: _Spot) -> dict[int, list[tuple[Edit, Change]]]:
         """Of each chunk that has any."""
         images = self.call.rows // len(self.uuids)
         found: dict[int, list[tuple[Edit, Change]]] = {}
@@ -211,7 +218,7 @@ class _Chunk:
     """The attention of one cond's rows in one layer."""
 
     def __init__(
-        self, editor: _Editor, host: HostAttention, inputs: Inputs, seen: Observation,
+        self, editor: _Editor, host: HostAttention, inputs: Inputs, seen: _Spot,
         changes: Sequence[tuple[Edit, Change]],
     ):
         self.editor = editor

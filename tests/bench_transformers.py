@@ -10,6 +10,7 @@ with and without watching.
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -75,6 +76,7 @@ def cpu_seconds(run: Callable[[], None]) -> float:
 
 def peak_bytes(run: Callable[[], None]) -> int:
     """The most that torch held at once during `run`, beyond what it held before."""
+    gc.collect()  # what an earlier run left would be counted as given back
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]

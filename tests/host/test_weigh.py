@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from host import edits, test_conds, tiny, tiny_dit
@@ -9,6 +11,7 @@ from host.edits import biased, logs, with_edit, with_told
 from host.scfg_runs import SIZE, relative, run, with_regions
 
 from semantic_guidance.attention_hooks.edits import ByOwner, Group, Part
+from semantic_guidance.attention_hooks.probabilities import Attention
 
 WORD, OTHER = (5, 6), (20,)
 FORMS = [(2.0, 1.0), (0.0, 1.0), (0.4, 1.0), (2.5, 0.0)]
@@ -262,3 +265,17 @@ def test_nothing_told_is_the_host_alone(sd15):
     for name in ("flux", "wan"):
         model, _ = with_told(tiny_dit.model(name), lambda site: None)
         assert torch.equal(sampled(name, model), sampled(name, tiny_dit.model(name)))
+
+
+@pytest.mark.parametrize("name", ["sd3", "wan"])
+def test_no_queries_outlive_a_forward(name):
+    """A reference cycle would hold a layer's queries and keys until Python next looks for cycles."""
+    model, edit = with_edit(tiny_dit.model(name), groups=(Group((1,), 2.0),))
+    gc.collect()
+    gc.disable()
+    try:
+        latent = torch.zeros_like(tiny_dit.latent(name))
+        tiny_dit.sample(model, tiny_dit.prompt(name, 0), tiny_dit.prompt(name, 1), latent, steps=1, cfg=2.0)
+        assert edit.acted and not [held for held in gc.get_objects() if type(held) is Attention]
+    finally:
+        gc.enable()
