@@ -11,10 +11,13 @@ import pytest
 from demo_rows import ROWS
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_every_picture_of_a_row_shows_something_of_its_own(comfy, name, monkeypatch):
+OTHERS = [("mask", "joint"), ("mask", "cross"), ("apart", "cross"), ("sega", "cross")]
+
+
+@pytest.mark.parametrize(("name", "model"), [*((name, "unet") for name in ROWS), *OTHERS])
+def test_every_picture_of_a_row_shows_something_of_its_own(comfy, name, model, monkeypatch):
     monkeypatch.setattr(demo_rows, "STEPS", 4)
-    strip = demo.made(comfy, ROWS[name], None, "unet")
+    strip = demo.made(comfy, ROWS[name], None, model)
     pictures = [np.asarray(figure.picture.convert("RGB")) for figure in strip.figures]
     assert all(picture.std() > 1 for picture in pictures)
     assert all(one.shape != other.shape or (one != other).any() for one, other in pairwise(pictures))

@@ -6,12 +6,11 @@ from dataclasses import replace
 import pytest
 
 from sticker_world.judge import judge
-from sticker_world.loader import load_sticker_world
+from sticker_world.loader import MODELS, load_sticker_world
 from sticker_world.sampling import SETTINGS, generate
 from sticker_world.scenes import phrase
 from sticker_world.word_masks import DEFAULT, World, measure_masks
 
-MODELS = ("unet", "joint")  # those with weights
 NOUNS = ("cat", "frog", "lion", "balloon", "car", "crown", "elephant", "backpack")
 
 
