@@ -135,7 +135,7 @@ def _encoder(name: str, vocabulary: Mapping[int, str], chunks: list, probe: list
         for place, entry in enumerate(chunk):
             if isinstance(entry[0], int):
                 entries.append(None if grouped and _is_special(entry) else entry[0])
-            elif entry[0].shape[-1] == width:
+            elif module is _ABSENT or entry[0].shape[-1] == width:  # what hands its tokens on has no width (Anima's T5)
                 entries.append(Embedding(entry[2] if grouped else 0))
             else:
                 continue

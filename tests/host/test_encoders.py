@@ -15,7 +15,7 @@ from host import tiny_encoders
 from semantic_guidance.nodes.prompt import SemanticGuidancePrompt
 from semantic_guidance.words.filler import without_words
 from semantic_guidance.words.phrases import check_phrases, find_phrase
-from semantic_guidance.words.prompt import CONDITIONING_KEY, PROBLEM_KEY, PromptWords
+from semantic_guidance.words.prompt import CONDITIONING_KEY, PROBLEM_KEY, PromptWords, Word, prompt_words
 
 # The column of "red" in "a red cat, 猫 and an ant", counted by hand in the template that each encoder keeps.
 # T5 writes "a" as two pieces. Lumina 2, NewBie: <s>. PixelDiT: <s> and the last piece of its template.
@@ -189,6 +189,14 @@ class TestEmbeddings:
     def test_of_sd3_without_clip(self, folder):
         found = words(tiny_encoders.clip("SD3", folder, clip_l=False, clip_g=False), "red embedding:wide cat")
         assert [word.tokens for word in found.words] == [(0,), (1, 2, 3), (4,)]
+
+    def test_of_ids_that_are_handed_on(self, folder):
+        """Anima's T5 has no width to compare with. ComfyUI 0.30 fails to encode such a prompt; later ones write ids."""
+        clip, text = tiny_encoders.clip("Anima", folder), "red embedding:style cat"
+        tokens = clip.tokenize(text)
+        found, _ = prompt_words(clip, text, len(tokens["qwen3_06b"][0]), ["t5xxl_ids"])
+        assert found.token_ids == (Word("red", (0,)), Word("(embedding)", (1, 2, 3)), Word("cat", (4,)))
+        assert [isinstance(entry[0], int) for entry in tokens["t5xxl"][0][:5]] == [True, False, False, False, True]
 
 
 def test_the_host_has_encoders_whose_words_are_not_known(caplog):
