@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from semantic_guidance.guidance.attend_excite import Excitation
 
 from .attend_excite_claims import CHOOSING, REPORTING, Chosen, excited, pair_prompts, sign_test
+from .attention_loss_claims import apart, moved
 from .loader import load_sticker_world
 from .results.attention import both, keep_apart
 from .sampling import Method, Settings, plain
@@ -36,6 +37,8 @@ SETTINGS = {
     "no refinements, enough 0.5": excite(0, 0.5),
     "5 refinements + Keep Apart": both(excite(5), keep_apart(4.0)),
     "5 refinements, enough 0.5 + Keep Apart": both(excite(5, 0.5), keep_apart(4.0)),
+    "5 refinements, overlap": moved(apart(), missing=True),
+    "5 refinements, overlap + Keep Apart": both(moved(apart(), missing=True), keep_apart(4.0)),
 }
 
 
