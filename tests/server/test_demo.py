@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from demo_rows import ROWS
 
-
 OTHERS = [("mask", "joint"), ("mask", "cross"), ("apart", "cross"), ("sega", "cross")]
 
 
