@@ -37,8 +37,8 @@ SETTINGS = {
     "no refinements, enough 0.5": excite(0, 0.5),
     "5 refinements + Keep Apart": both(excite(5), keep_apart(4.0)),
     "5 refinements, enough 0.5 + Keep Apart": both(excite(5, 0.5), keep_apart(4.0)),
-    "5 refinements, overlap": moved(apart(), missing=True),
-    "5 refinements, overlap + Keep Apart": both(moved(apart(), missing=True), keep_apart(4.0)),
+    "5 refinements, overlap": moved(apart, missing=True),
+    "5 refinements, overlap + Keep Apart": both(moved(apart, missing=True), keep_apart(4.0)),
 }
 
 

@@ -2,7 +2,6 @@
 
 Prints a table. losses: subjects apart, Polyak's step and time travel, beside the paper's loss and step. inside: the
 first subject in the left half of the picture, the second in the right. size: the first subject small, and large.
-weights: how much a size should count, to be chosen with --search.
 Colours are a part of the phrases, and there are 5 refinements at most.
 """
 from __future__ import annotations
@@ -31,7 +30,6 @@ from .world import Outcome
 
 Asked = Callable[[Sequence[str]], list[dict]]  # from a prompt's subjects to the settings of Attention Loss nodes
 SIZES = (0.05, 0.35)
-WEIGHTS = (5, 25)
 
 
 def moved(*asked: Asked, missing: bool = False, **settings) -> Method:
@@ -49,21 +47,18 @@ def moved(*asked: Asked, missing: bool = False, **settings) -> Method:
     return method
 
 
-def apart(weight: float = 1.0) -> Asked:
-    return lambda named: [{"loss": "overlap", "words": ", ".join(named), "weight": weight}]
+def apart(named: Sequence[str]) -> list[dict]:
+    return [{"loss": "overlap", "words": ", ".join(named)}]
 
 
-def in_halves(weight: float = 1.0) -> Asked:
+def in_halves(named: Sequence[str]) -> list[dict]:
     """The first subject on the left and the second on the right."""
     places = [{side: round(value * SIDE) for side, value in box.items()} for box in (LEFT, RIGHT)]
-    return lambda named: [
-        {"loss": "inside", "words": phrase, "weight": weight, "where": place}
-        for phrase, place in zip(named, places, strict=True)
-    ]
+    return [{"loss": "inside", "words": phrase, "where": place} for phrase, place in zip(named, places, strict=True)]
 
 
-def first_sized(size: float, weight: float = 1.0) -> Asked:
-    return lambda named: [{"loss": "size", "words": named[0], "size": size, "weight": weight}]
+def first_sized(size: float) -> Asked:
+    return lambda named: [{"loss": "size", "words": named[0], "size": size}]
 
 
 def in_half(number: int, outcome: Outcome) -> bool:
@@ -111,8 +106,8 @@ def losses_ways(world, settings: Settings) -> list[Way]:
     return [
         Way("plain CFG", settings),
         Way("missing subject", settings, moved(missing=True)),
-        Way("overlap", settings, moved(apart())),
-        Way("missing subject + overlap", settings, moved(apart(), missing=True)),
+        Way("overlap", settings, moved(apart)),
+        Way("missing subject + overlap", settings, moved(apart, missing=True)),
         Way("missing subject, Polyak's step", settings, moved(missing=True, step_size=POLYAK)),
         Way("missing subject, steps taken 3 times", settings, moved(missing=True, time_travel=3)),
     ]
@@ -122,8 +117,8 @@ def inside_ways(world, settings: Settings) -> list[Way]:
     return [
         Way("plain CFG", settings),
         Way("missing subject", settings, moved(missing=True)),
-        Way("inside", settings, moved(in_halves())),
-        Way("missing subject + inside", settings, moved(in_halves(), missing=True)),
+        Way("inside", settings, moved(in_halves)),
+        Way("missing subject + inside", settings, moved(in_halves, missing=True)),
     ]
 
 
@@ -135,18 +130,11 @@ def size_ways(world, settings: Settings) -> list[Way]:
     ]
 
 
-def weights_ways(world, settings: Settings) -> list[Way]:
-    sizes = [Way(f"size {size:g}, weight {weight}", settings, moved(first_sized(size, weight)))
-             for size in SIZES for weight in WEIGHTS]
-    return [Way("plain CFG", settings), *sizes]
-
-
 HALVES = judged(BOTH | {
     "the first on the left": partial(in_half, 0), "the second on the right": partial(in_half, 1),
     "both in their halves": both_in_halves,
 })
-PARTS = {"losses": Part(losses_ways), "inside": Part(inside_ways, HALVES), "size": Part(size_ways, areas),
-         "weights": Part(weights_ways, areas)}
+PARTS = {"losses": Part(losses_ways), "inside": Part(inside_ways, HALVES), "size": Part(size_ways, areas)}
 
 if __name__ == "__main__":
     run_parts(PARTS, __doc__)

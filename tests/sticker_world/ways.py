@@ -23,8 +23,7 @@ from .loader import load_sticker_world
 from .sampling import Method, Settings, plain
 from .world import Outcome, Prompt, evaluate, wilson
 
-REPORTED, SEARCHED = 31, 7  # seeds of the prompts reported on, and of those on which settings are looked for
-SEARCH_SEEDS = 700  # those of the pictures, from here on
+SEED = 31  # of the prompts
 HEAD = """
 | method | effective scale | CPU time | what | share [95 %] | mended / broken | points [95 %] | p |
 |---|---|---|---|---|---|---|---|"""
@@ -101,14 +100,10 @@ def run_parts(parts: dict[str, Part], description: str) -> None:
     parser.add_argument("--pairs", type=int, default=5, help="prompts of each of four kinds (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="pictures of each prompt (%(default)s)")
     parser.add_argument("--steps", type=int, default=12, help="sampling steps (%(default)s)")
-    parser.add_argument("--search", action="store_true", help="on prompts and seeds on which settings are looked for")
     args = parser.parse_args()
     torch.set_float32_matmul_precision("medium")  # bfloat16 products, where the CPU has them
     settings = replace(Settings(), steps=args.steps)
-    world, prompts, seeds = load_sticker_world(), pair_prompts(args.pairs, REPORTED), range(args.seeds)
-    if args.search:
-        prompts = pair_prompts(args.pairs, SEARCHED, without=prompts)
-        seeds = range(SEARCH_SEEDS, SEARCH_SEEDS + args.seeds)
+    world, prompts, seeds = load_sticker_world(), pair_prompts(args.pairs, SEED), range(args.seeds)
     known: dict[tuple[str, Settings], Result] = {}
     for part in args.parts:
         (first, *others), rows = parts[part].ways(world, settings), parts[part].rows
