@@ -7,7 +7,6 @@ what is left to do. The tests run last, and only where the rest is ready; --chec
 from __future__ import annotations
 
 import argparse
-import ast
 import io
 import re
 import subprocess
@@ -16,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import translated
+from hosts import ARCHIVES, OLDEST, number
 from paths import ROOT
 
 LIMIT = 10**6  # bytes of the registry's archive
@@ -106,14 +106,13 @@ def of_the_languages(root: Path) -> list[str]:
 
 
 def of_the_hosts(root: Path) -> list[str]:
-    """docs/hosts.md has a row without a failure for every supported release of ComfyUI that dev.py knows."""
+    """docs/hosts.md has a row without a failure for every supported release of ComfyUI that is known."""
     row = re.compile(r"(?m)^\| ([\d.]+) \| (\d+) \| (\d+) \|")
     rows = {match[1]: (int(match[2]), int(match[3])) for match in row.finditer(read(root / "docs" / "hosts.md"))}
-    known = constants(root / "dev.py")
     found = []
-    for host in known["ARCHIVES"]:
+    for host in ARCHIVES:
         passed, failed = rows.get(host, (0, 0))
-        if number(host) >= number(known["OLDEST"]) and (failed or not passed):
+        if number(host) >= number(OLDEST) and (failed or not passed):
             what = f"{failed} tests failed" if failed else "no test has passed"
             found.append(f"docs/hosts.md: on ComfyUI {host} {what}; python dev.py matrix {host}")
     return found
@@ -179,22 +178,6 @@ def git(root: Path, *arguments: str) -> str:
 
 def read(path: Path) -> str:
     return path.read_bytes().decode()  # line ends stay as they are
-
-
-def number(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(".")))
-
-
-def constants(path: Path) -> dict:
-    """The literals that a Python file assigns to names, without running it."""
-    found = {}
-    for statement in ast.parse(read(path)).body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            try:
-                found[statement.targets[0].id] = ast.literal_eval(statement.value)
-            except ValueError:
-                continue
-    return found
 
 
 def listed(names, most: int = 3) -> str:

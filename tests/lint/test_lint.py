@@ -1,4 +1,4 @@
-"""Ruff over the repository, mypy over what is shipped and over dev.py. Settings are in pyproject.toml."""
+"""Ruff over the repository, mypy over what is shipped and what dev.py needs. Settings are in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from paths import ROOT
+from paths import ROOT, TESTS
 from shipped import not_ignored, shipped
 
+DEV = ("chromium", "environment", "hosts", "paths", "processes")  # what dev.py reads in tests/
 PACK = "semantic_guidance"  # the folder of a checkout may have a name that is none for a package
 
 
@@ -39,6 +40,7 @@ def test_mypy(tmp_path):
     for path in sources:
         (tmp_path / PACK / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / PACK / path)
-    shutil.copy(ROOT / "dev.py", tmp_path)
+    for path in (ROOT / "dev.py", *(TESTS / f"{name}.py" for name in DEV)):
+        shutil.copy(path, tmp_path)
     settings = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
     run("mypy", *settings, "--package", PACK, "--module", "dev", folder=tmp_path)

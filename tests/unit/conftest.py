@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
+from paths import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -10,3 +13,12 @@ def in_float64():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def dev():
+    """A module dev.py of the test's own."""
+    spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
-import release
 import yaml
 from paths import ROOT
 
 FOLDER = ROOT / ".github" / "workflows"
 WORKFLOWS = {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.yml")}
 TESTS = WORKFLOWS["test.yml"]["jobs"]["test"]
-TIERS = release.constants(ROOT / "dev.py")["TIERS"]
 
 
 def commands(job: dict) -> str:
@@ -41,10 +39,11 @@ def test_every_python_and_system_is_tested():
     assert {row["os"] for row in rows} == {"ubuntu-latest", "windows-latest", "macos-latest"}
 
 
-def test_the_tiers_that_run_are_those_of_dev_py():
-    assert set(re.findall(r"dev\.py test (\w+)", commands(TESTS))) <= TIERS.keys()
+def test_the_tiers_that_run_are_those_of_dev_py(dev):
+    tiers = dev.TIERS
+    assert set(re.findall(r"dev\.py test (\w+)", commands(TESTS))) <= tiers.keys()
     [loop] = re.findall(r"for tier in ([\w ]+);", commands(TESTS))
-    assert sorted(path for tier in [*loop.split(), "lint", "browser"] for path in TIERS[tier]) == sorted(TIERS["all"])
+    assert sorted(path for tier in [*loop.split(), "lint", "browser"] for path in tiers[tier]) == sorted(tiers["all"])
 
 
 def test_the_pieces_of_python_run():

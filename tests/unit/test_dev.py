@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 from paths import ROOT
 
 
 @pytest.fixture
-def dev(monkeypatch):
-    spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "run", lambda *args, **kwargs: 0)
-    monkeypatch.setattr(module, "all_tests", lambda: 0)
+def dev(dev, monkeypatch):
+    monkeypatch.setattr(dev, "run", lambda *args, **kwargs: 0)
+    monkeypatch.setattr(dev, "all_tests", lambda: 0)
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
-    return module
+    return dev
 
 
 @pytest.mark.parametrize("arguments", [[], ["browser"], ["all", "-q"]])
@@ -39,7 +34,7 @@ def test_tiers_without_a_browser_ask_for_none(dev, monkeypatch, capsys):
 def test_without_a_gpu(dev, monkeypatch, capsys, ci, code):
     monkeypatch.setenv("CI", ci)
     monkeypatch.delenv("TEST_DEVICE", raising=False)
-    monkeypatch.setattr(dev, "own_environment", lambda: ("false", None))  # a Python that finds no CUDA
+    monkeypatch.setattr(dev, "python_and_host", lambda: ("false", None))  # a Python that finds no CUDA
     assert dev.test(["gpu"]) == code
     assert capsys.readouterr().out.endswith("Reason: PyTorch finds no CUDA device here.\n")
 
