@@ -11,6 +11,8 @@ The pack is imported as `semantic_guidance` (see semantic_guidance/__init__.py),
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from paths import ROOT
 
@@ -25,3 +27,4 @@ class PlainRoot:
 
 def pytest_configure(config):
     config.pluginmanager.register(PlainRoot())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the tests, and servers with them, as Ctrl-C does

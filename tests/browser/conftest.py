@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from chromium import MISSING, chromium
-from comfy_server import comfy_server, stop_on_terminate
+from comfy_server import comfy_server
 from workflow_pages import PAGES
 
 
@@ -16,7 +16,6 @@ def comfy(tmp_path_factory):
     """A client of the server, which believes that it has the models that the workflows name."""
     if not chromium():
         pytest.skip(MISSING)
-    stop_on_terminate()
     base = tmp_path_factory.mktemp("base")
     for model in (model for page in PAGES.values() for model in page.models):
         path = base / "models" / model["directory"] / model["name"]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from comfy_server import CUSTOM_NODES, comfy_server, stop_on_terminate
+from comfy_server import CUSTOM_NODES, comfy_server
 from paths import TESTS
 
 FUZZ_REPORT = pytest.StashKey[dict]()
@@ -10,7 +10,6 @@ FUZZ_REPORT = pytest.StashKey[dict]()
 @pytest.fixture(scope="session")
 def comfy():
     """A client of one server that all tests of the session share."""
-    stop_on_terminate()
     with comfy_server(custom_nodes={**CUSTOM_NODES, "stand_ins": TESTS / "stand_ins"}) as client:
         yield client
 
