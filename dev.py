@@ -40,6 +40,9 @@ from environment import DEV, HOST, ONE_THREAD, SetupError, borrowed_tools, pytho
 from hosts import ARCHIVES, OLDEST, matrix, server_tests  # noqa: E402
 from processes import Command, in_turn, start, wait  # noqa: E402
 
+# `test` runs these side by side, each on a core of its own; they take about as long.
+FIRST = ["tests/lint", "tests/unit", "tests/host"]
+SECOND = ["tests/server", "tests/sticker_world", "tests/browser"]  # the browser last: it leaves an event loop running
 TIERS = {
     "lint": ["tests/lint"],
     "unit": ["tests/unit"],
@@ -48,8 +51,8 @@ TIERS = {
     "browser": ["tests/browser"],
     "world": ["tests/sticker_world"],
     "gpu": ["tests/host", "-m", "identity"],
-    "all": ["tests/lint", "tests/unit", "tests/host", "tests/server", "tests/sticker_world", "tests/browser"],
-}  # the browser last: playwright leaves an event loop running
+    "all": [*FIRST, *SECOND],
+}
 PRECISIONS = ("float32", "float16", "bfloat16")  # of the GPU tests
 MODULES = {
     "world": "sticker_world.world", "train": "sticker_world.train", "bench": "bench",
@@ -99,15 +102,19 @@ def test(arguments: list[str]) -> int:
 
 
 def all_tests() -> int:
-    """All tiers, and beside them the server tests on the oldest ComfyUI, whose output follows."""
-    tests = server_tests(OLDEST)
-    report = DEV / "oldest.log"
+    """All tiers, and the server tests on the oldest ComfyUI, by two processes at once; what the second says follows."""
+    uncached = ["-p", "no:cacheprovider"]  # pytest's cache is the first one's
+    first = command_of("pytest", FIRST, ROOT)
+    second = {
+        "The tests of the server, Sticker World and the browser": command_of("pytest", [*SECOND, *uncached], ROOT),
+        f"The server tests on ComfyUI {OLDEST}, the oldest supported": server_tests(OLDEST, uncached),
+    }
+    report = DEV / "second.log"
     with report.open("w", encoding="utf-8") as output:
-        oldest = start(tests, output)
-        code = run("pytest", TIERS["all"], folder=ROOT)
-        code = wait(oldest) or code
-    said = report.read_text(encoding="utf-8", errors="replace")
-    print(f"\nThe server tests on ComfyUI {OLDEST}, the oldest supported:\n{said}", flush=True)
+        running = start(first)
+        code = in_turn(second, output)
+    code = wait(running) or code
+    print(report.read_text(encoding="utf-8", errors="replace"), end="", flush=True)
     return code
 
 
