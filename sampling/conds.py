@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
 REGIONS_KEY = "semantic_guidance_regions"  # in a conditioning: whose regions' prompts are joined to its text
-STRENGTH_KEY = "semantic_guidance_strength"  # in a conditioning: what Word Strength nodes know of it, by their runs
+STRENGTH_KEY = "semantic_guidance_strength"  # in a conditioning: what Word Strength nodes know of it, by their marks
 OF_THE_TEXT = (  # what a cond keeps of its conditioning
     "cross_attn", "attention_mask", CONDITIONING_KEY, BOUND_KEY, REGIONS_KEY, STRENGTH_KEY,
     *(family.token_ids for family in FAMILIES if family.token_ids),

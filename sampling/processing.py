@@ -22,12 +22,12 @@ class Processing(NamedTuple):
     seed: int
     latent_shapes: Sequence[Sequence[int]]
 
-    def cond(self, cond: dict[str, Any]) -> dict[str, Any]:
-        """A cond as runs have it, with its place in the latent and the tensors that the model is called with."""
+    def conds(self, conds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Conds as runs have them, with their places in the latent and the tensors that the model is called with."""
         return process_conds(
-            self.guider.inner_model, self.noise, {"positive": [cond]}, self.noise.device, self.latent_image,
+            self.guider.inner_model, self.noise, {"positive": conds}, self.noise.device, self.latent_image,
             self.denoise_mask, self.seed, latent_shapes=self.latent_shapes,
-        )["positive"][0]
+        )["positive"]
 
     def tensors(self, cond: dict[str, Any]) -> dict[str, Tensor]:
         """The tensors alone that the model is called with, for a cond that has its place."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..attention_hooks.observe import Call
 from .conds import give_copies_own_uuids
+from .processing import Processing
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -64,11 +65,17 @@ class Run:
         """Whether this evaluation's attention is read, for which a compiled model must run as it was written."""
         return True
 
-    def begin_run(self, guider: CFGGuider) -> None:
+    def begin_run(self, processing: Processing) -> None:
         """Called once the host has processed the guider's conds, before the first evaluation."""
 
     def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
         """Called before the host predicts the noise."""
+
+    def change_text(
+        self, text: Tensor | None, extra: dict[str, Any], transformer_options: dict[str, Any]
+    ) -> tuple[Tensor | None, dict[str, Any], dict[str, Any]]:
+        """The text of one call of the model, what else it gets, and its options; of a run that changes_text."""
+        return text, extra, transformer_options
 
     def watch_forward(self, call: Call, transformer_options: dict[str, Any]) -> dict[str, Any]:
         """The transformer_options for one call of the model, which may evaluate some or all of the conds."""
@@ -97,11 +104,11 @@ class Run:
             log.warning("%s: %s", self.node, message)
 
 
-def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run], outermost: bool = False) -> str:
+def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run], changes_text: bool = False) -> str:
     """Let `model` (a clone) make a Run from the guider and the sigmas (on the CPU) whenever sampling starts.
 
-    outermost: it begins before those of other nodes, which then find what it does. A model call is shown to it in their
-    order, once all have changed what the model is called with (add_outermost).
+    changes_text: it starts before those of other nodes, and so does each evaluation, so that they find the text with
+    which the model is called. A model call is shown to all in their order, once it is changed.
     Returns the key under which current_run finds it in the options that the host passes around.
     """
     key = f"{PREFIX}.{uuid.uuid4().hex}"
@@ -121,12 +128,15 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run], o
         finally:
             guider.model_options = before
 
-    def sampler_sample(executor, guider, sigmas, extra_args, *args, **kwargs):
+    def sampler_sample(
+        executor, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, *args, **kwargs
+    ):
         give_copies_own_uuids(guider)
         run = current_run(extra_args["model_options"], key)
         if run is not None:
-            run.begin_run(guider)
-        return executor(guider, sigmas, extra_args, *args, **kwargs)
+            seed = extra_args.get("seed")
+            run.begin_run(Processing(guider, noise, latent_image, denoise_mask, seed, run.latent_shapes))
+        return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)
 
     def predict_noise(executor, x, timestep, model_options, *args, **kwargs):
         run = current_run(model_options, key)
@@ -142,6 +152,12 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run], o
             run.end_evaluation(evaluation, denoised)
             return denoised
 
+    def change_text(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
+        run = transformer_options.get(key)
+        if run is not None:
+            c_crossattn, kwargs, transformer_options = run.change_text(c_crossattn, kwargs, transformer_options)
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
+
     def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
         run = transformer_options.get(key)
         if run is None:
@@ -154,14 +170,14 @@ def add_run(model: ModelPatcher, make_run: Callable[[CFGGuider, Tensor], Run], o
             run.end_forward(call, transformer_options)
         return output
 
-    for kind, wrapper in (
-        (WrappersMP.OUTER_SAMPLE, outer_sample), (WrappersMP.SAMPLER_SAMPLE, sampler_sample),
-        (WrappersMP.PREDICT_NOISE, predict_noise),
-    ):
-        if outermost:
+    if changes_text:
+        add_outermost(model, WrappersMP.APPLY_MODEL, change_text)
+    for kind, wrapper in ((WrappersMP.OUTER_SAMPLE, outer_sample), (WrappersMP.PREDICT_NOISE, predict_noise)):
+        if changes_text:
             add_outermost(model, kind, wrapper)
         else:
             model.add_wrapper_with_key(kind, PREFIX, wrapper)
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, PREFIX, sampler_sample)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, PREFIX, apply_model)
     return key
 

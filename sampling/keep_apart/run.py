@@ -19,6 +19,7 @@ from ...guidance.smoothing import smooth
 from ...words.phrases import check_phrases
 from ..attention_record import AttentionRecord
 from ..conds import ActiveCond, active_conds
+from ..processing import Processing
 from ..prompt_text import phrase_places, prompt_text, refuse_doubled_text
 from ..record import fingerprint
 from ..region_record import RegionRecord
@@ -67,9 +68,9 @@ class KeepApartRun(Run):
         self.steps: dict[int, ApartStep] = {}
         self.shares: list[Tensor] = []
 
-    def begin_run(self, guider: CFGGuider) -> None:
+    def begin_run(self, processing: Processing) -> None:
         """Find the subjects in every positive prompt. ValueError where two share a word."""
-        for cond in guider.conds.get("positive", []):
+        for cond in processing.guider.conds.get("positive", []):
             text = prompt_text(cond, self.family)
             if text is None:
                 continue

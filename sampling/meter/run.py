@@ -12,6 +12,7 @@ from torch import Tensor
 from ...attention_hooks.observe import Call
 from ...guidance.meter import effective_scale, norm_ratio
 from ...guidance.precision import widen
+from ..processing import Processing
 from ..record import fingerprint
 from ..run import PREFIX, Evaluation, Run, add_run, current_run, step_number
 from ..word_regions import WordRegions, check_readable
@@ -61,14 +62,14 @@ class MeterRun(Run):
     def reads_attention(self, evaluation: Evaluation) -> bool:
         return self.words is not None
 
-    def begin_run(self, guider: CFGGuider) -> None:
-        kept = guider.model_options["transformer_options"].values()
+    def begin_run(self, processing: Processing) -> None:
+        kept = processing.guider.model_options["transformer_options"].values()
         self.others = [run for run in kept if isinstance(run, Run)]
         if self.words is not None:
             if len(self.latent_shapes) > 1:
                 raise ValueError(f"{NODE}: words have no place in a latent of several parts, such as video with sound. "
                                  "Leave them out.")
-            self.words.begin_run(guider)
+            self.words.begin_run(processing.guider)
 
     def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
         self.x, self.predictions, self.compared = evaluation.x, {}, None

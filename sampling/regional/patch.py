@@ -13,7 +13,7 @@ from ...attention_hooks.observe import JOINED
 from ..conds import REGIONS_KEY
 from ..post_cfg import name_of
 from ..region_record import RegionRecord
-from ..run import PREFIX, add_outermost, add_run, current_run
+from ..run import add_outermost, add_run
 from .region import NODE, Region
 from .run import APART, RegionalRun, Settings
 
@@ -40,22 +40,9 @@ def patch_regional(
                          "Regional Prompts.")
     if not any(region.strength for region in regions):
         return model, conditioning, record
-    model = model.clone()
-    mark = uuid.uuid4().hex
-    key = add_run(model, lambda guider, sigmas: RegionalRun(guider, sigmas, regions, settings, mark, record), True)
-
-    def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
-                       *args, **kwargs):
-        run = current_run(extra_args["model_options"], key)
-        if run is not None:
-            run.prepare(guider, noise, latent_image, denoise_mask, extra_args.get("seed"))
-        return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)
 
     def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
         kwargs.pop(APART, None)
-        run = transformer_options.get(key)
-        if run is not None:
-            c_crossattn, kwargs, transformer_options = run.join(c_crossattn, kwargs, transformer_options)
         try:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
         except RuntimeError as error:
@@ -68,6 +55,10 @@ def patch_regional(
                 f"the prompts of regions in it ({error}). Leave it or this node out."
             ) from error
 
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, PREFIX, sampler_sample)
-    add_outermost(model, WrappersMP.APPLY_MODEL, apply_model)
+    mark = uuid.uuid4().hex
+    model = model.clone()
+    add_outermost(model, WrappersMP.APPLY_MODEL, apply_model)  # within the change of the text, which comes before
+    add_run(
+        model, lambda guider, sigmas: RegionalRun(guider, sigmas, regions, settings, mark, record), changes_text=True
+    )
     return model, [[text, {**extra, REGIONS_KEY: mark}] for text, extra in conditioning], record

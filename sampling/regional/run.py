@@ -73,10 +73,9 @@ class RegionalRun(Run):
         if settings.isolate and self.family.kind != "joint":
             self.warn_once(f"isolate does nothing in {self.family.name}, whose text and picture do not attend jointly.")
 
-    def prepare(
-        self, guider: CFGGuider, noise: Tensor, latent_image: Tensor, denoise_mask: Tensor | None, seed: int
-    ) -> None:
-        """Once the host has processed its prompts: process those of the regions for this latent."""
+    def begin_run(self, processing: Processing) -> None:
+        """Process the prompts of the regions for this latent."""
+        guider = processing.guider
         self.conds = [
             (conds, cond) for conds in guider.conds.values() for cond in conds if cond.get(REGIONS_KEY) == self.mark
         ]
@@ -85,7 +84,6 @@ class RegionalRun(Run):
                 f"{NODE}: no prompt of this run comes from this node. Connect the conditioning that it gives to the "
                 "sampler, in the place of the one it got."
             )
-        processing = Processing(guider, noise, latent_image, denoise_mask, seed, self.latent_shapes)
         self.texts: Texts = join(self.regions, self.family, processing)
         for _, cond in self.conds:
             check_base(cond, self.texts)
@@ -140,10 +138,10 @@ class RegionalRun(Run):
             if item.uuid in own
         }
 
-    def join(
-        self, text: Tensor, extra: dict[str, Any], transformer_options: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Any], dict[str, Any]]:
-        """A model call's text, what else it gets, and its options, with the regions' prompts where they act."""
+    def change_text(
+        self, text: Tensor | None, extra: dict[str, Any], transformer_options: dict[str, Any]
+    ) -> tuple[Tensor | None, dict[str, Any], dict[str, Any]]:
+        """With the regions' prompts where they act."""
         theirs = [self.acts and uuid in self.active for uuid in transformer_options.get("uuids", [])]
         if not any(theirs):
             return text, extra, transformer_options

@@ -85,7 +85,8 @@ def join(regions: Sequence[Region], family: Family, processing: Processing) -> T
 def _processed(processing: Processing, conditioning: list) -> Cond:
     """The only entry of a conditioning, as the model takes it in; its text alone, without what it says beside."""
     (cond,) = convert_cond(conditioning)
-    return processing.cond({key: value for key, value in cond.items() if key not in UNUSED})
+    (cond,) = processing.conds([{key: value for key, value in cond.items() if key not in UNUSED}])
+    return cond
 
 
 class _Own(NamedTuple):

@@ -16,6 +16,7 @@ from ...guidance.attention_maps import Completion, enlarge
 from ...guidance.precision import widen
 from ..conds import ActiveCond, active_conds, are_alike
 from ..post_cfg import Guidance, add_guidance, check_compared
+from ..processing import Processing
 from ..prompt_text import PromptText, prompt_text, word_columns
 from ..record import fingerprint
 from ..region_record import Region, RegionRecord, Regions, RegionStep, met
@@ -82,12 +83,12 @@ class SCFGRun(Guidance):
     def reads_attention(self, evaluation: Evaluation) -> bool:
         return evaluation.sigma_value in self.range
 
-    def begin_run(self, guider: CFGGuider) -> None:
+    def begin_run(self, processing: Processing) -> None:
         """Token maps of every cond but the negative, the foreground of every cond but the positive.
 
         Guiders with more prompts than these two decide at each step which of them they compare, so both are gathered.
         """
-        for name, conds in guider.conds.items():
+        for name, conds in processing.guider.conds.items():
             for cond in conds:
                 text = self.texts[cond["uuid"]] = prompt_text(cond, self.family)
                 if text is None:

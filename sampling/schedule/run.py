@@ -16,6 +16,7 @@ from ...words.factors import WordFactor
 from ..conds import guidance_direction
 from ..percent import Curve, Progress
 from ..post_cfg import Guidance, add_guidance, check_compared
+from ..processing import Processing
 from ..run import PREFIX, Evaluation, SigmaRange
 from ..samplers import sampler_name
 from ..word_regions import WordRegions, check_readable
@@ -67,12 +68,12 @@ class ScheduleRun(Guidance):
         inside = evaluation.sigma_value in self.range
         return self.words is not None and (inside or self.settings.preset == WINDOW)
 
-    def begin_run(self, guider: CFGGuider) -> None:
+    def begin_run(self, processing: Processing) -> None:
         if len(self.latent_shapes) > 1 and (self.words is not None or self.settings.mask is not None):
             raise ValueError(f"{NODE}: words and masks have no place in a latent of several parts, such as video with "
                              "sound. Leave them out.")
         if self.words is not None:
-            self.words.begin_run(guider)
+            self.words.begin_run(processing.guider)
 
     def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
         self.evaluation = evaluation

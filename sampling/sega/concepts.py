@@ -15,12 +15,12 @@ from comfy.samplers import (
     create_cond_with_same_area_if_none,
     filter_registered_hooks_on_conds,
     preprocess_conds_hooks,
-    process_conds,
 )
 from torch import Tensor
 
 from ...guidance.sega import Edit
 from ...words.prompt import CONDITIONING_KEY
+from ..processing import Processing
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
@@ -96,19 +96,12 @@ def register_hooks(guider: CFGGuider, prompts: list[list[Cond]]) -> None:
     filter_registered_hooks_on_conds(conds, options)
 
 
-def process_prompt(
-    guider: CFGGuider, conds: list[Cond], noise: Tensor, latent_image: Tensor, denoise_mask: Tensor | None, seed: int,
-    latent_shapes: Sequence[Sequence[int]],
-) -> Prompt:
-    """A concept's conds as the host processes them; guider.conds is processed already."""
-    negative = guider.conds["negative"]
+def process_prompt(processing: Processing, conds: list[Cond]) -> Prompt:
+    """A concept's conds as the host processes them; those of the guider are processed already."""
+    negative = processing.guider.conds["negative"]
     shared: Cond = next((cond for cond in negative if "area" not in cond and "mask" not in cond), {})
     shared = {key: shared[key] for key in SHARED if key in shared}
-    conds = process_conds(
-        guider.inner_model, noise, {"positive": [{**shared, **cond} for cond in conds]}, noise.device, latent_image,
-        denoise_mask, seed, latent_shapes=latent_shapes,
-    )["positive"]
-    conds = _with_areas_of(conds, negative)
+    conds = _with_areas_of(processing.conds([{**shared, **cond} for cond in conds]), negative)
     return Prompt(conds, _with_areas_of(negative, conds))
 
 

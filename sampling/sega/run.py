@@ -18,6 +18,7 @@ from ...guidance.precision import widen
 from ...guidance.sega import Momentum, needed, sega_step
 from ..conds import covered
 from ..post_cfg import Guidance, add_guidance
+from ..processing import Processing
 from ..run import PREFIX, Evaluation, current_run
 from .concepts import Concept, Prompt, process_prompt, register_hooks
 from .confine import ConceptWords, word_layers
@@ -65,14 +66,8 @@ class SEGARun(Guidance):
         self.next_nu: list[Tensor] | None = None
         self.not_finite: list[Tensor] = []  # booleans on the device, one for each direction
 
-    def prepare(
-        self, guider: CFGGuider, noise: Tensor, latent_image: Tensor, denoise_mask: Tensor | None, seed: int
-    ) -> None:
-        """Once the host has processed its prompts: process the concepts' prompts for this latent."""
-        self.prompts = [
-            process_prompt(guider, conds, noise, latent_image, denoise_mask, seed, self.latent_shapes)
-            for conds in self.conds.values()
-        ]
+    def begin_run(self, processing: Processing) -> None:
+        self.prompts = [process_prompt(processing, conds) for conds in self.conds.values()]
 
     def begin_evaluation(self, guider: CFGGuider, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
@@ -202,15 +197,13 @@ def patch_sega(model: ModelPatcher, concepts: tuple[Concept, ...], momentum: Mom
         base, _, loaded = executor(patcher, noise_shape, every, *args, model_options=model_options, **kwargs)
         return base, conds, loaded
 
-    def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args):
+    def sampler_sample(executor, guider, sigmas, extra_args, *args, **kwargs):
         run = current_run(extra_args["model_options"], key)
-        if run is None:
-            return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args)
-        run.prepare(guider, noise, latent_image, denoise_mask, extra_args["seed"])
         try:
-            return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args)
+            return executor(guider, sigmas, extra_args, *args, **kwargs)
         finally:
-            cleanup_models({number: prompt.conds for number, prompt in enumerate(run.prompts)}, [])
+            if run is not None:
+                cleanup_models({number: prompt.conds for number, prompt in enumerate(run.prompts)}, [])
 
     def calc_batch(executor, base, conds, x, sigma, model_options):
         run = current_run(model_options, key)

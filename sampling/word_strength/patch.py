@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from typing import TYPE_CHECKING
-
-from comfy.patcher_extension import WrappersMP
 
 from ...attention_hooks.families import Family, model_family
 from ...words.phrases import check_phrases, phrase_columns
 from ...words.prompt import CONDITIONING_KEY, PROBLEM_KEY
 from ..attention_record import AttentionRecord
 from ..conds import STRENGTH_KEY
-from ..processing import Processing
-from ..run import PREFIX, add_outermost, add_run, current_run
+from ..run import add_run
 from .run import StrengthRun
 from .settings import NODE, Settings
 from .text import WEAKENED_KEY, Text, TextChange, Weakened, change_of
@@ -41,26 +39,11 @@ def patch_word_strength(
     conditioning = [list(entry) for entry in conditioning]
     own = [entry for entry in conditioning if _has_words(entry, settings)]
     changes = [_change(Text(*entry), settings, clip) for entry in own] if settings.strength < 1 else [None] * len(own)
-
-    def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
-        run = transformer_options.get(key)
-        if run is not None:  # before any run is told of the call
-            c_crossattn, kwargs, transformer_options = run.change_text(c_crossattn, kwargs, transformer_options)
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
-
-    def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args):
-        run = current_run(extra_args["model_options"], key)
-        if run is not None:
-            seed = extra_args["seed"]
-            run.prepare(key, Processing(guider, noise, latent_image, denoise_mask, seed, run.latent_shapes))
-        return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args)
-
+    mark = uuid.uuid4().hex
     model = model.clone()
-    key = add_run(model, lambda guider, sigmas: StrengthRun(guider, settings, family, record), outermost=True)
-    add_outermost(model, WrappersMP.APPLY_MODEL, apply_model)
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, PREFIX, sampler_sample)
+    add_run(model, lambda guider, sigmas: StrengthRun(guider, settings, family, mark, record), changes_text=True)
     for entry, change in zip(own, changes, strict=True):
-        entry[:] = _with_strength(Text(*entry), change, key, settings)
+        entry[:] = _with_strength(Text(*entry), change, mark, settings)
     return model, conditioning, record
 
 
@@ -105,7 +88,7 @@ def _change(text: Text, settings: Settings, clip: CLIP | None) -> TextChange:
     return change
 
 
-def _with_strength(text: Text, change: TextChange | None, key: str, settings: Settings) -> list:
+def _with_strength(text: Text, change: TextChange | None, mark: str, settings: Settings) -> list:
     """The entry of a conditioning, changed where that says it all, and marked for the run."""
     strength = settings.strength
     in_run = strength > 0 and change is not None and bool(change.read_as_numbers())
@@ -116,5 +99,5 @@ def _with_strength(text: Text, change: TextChange | None, key: str, settings: Se
         left = Weakened((*gone, *settings.words), change.without.columns) if strength == 0 else None
         text.extra[WEAKENED_KEY] = left or Weakened(gone, change.whole.columns)
         change = None
-    marks = {**(text.extra.get(STRENGTH_KEY) or {}), key: change}
+    marks = {**(text.extra.get(STRENGTH_KEY) or {}), mark: change}
     return [text.columns, {**text.extra, STRENGTH_KEY: marks}]

@@ -54,11 +54,14 @@ class StrengthRun(Run):
 
     node = NODE
 
-    def __init__(self, guider: CFGGuider, settings: Settings, family: Family | None, record: AttentionRecord):
+    def __init__(
+        self, guider: CFGGuider, settings: Settings, family: Family | None, mark: str, record: AttentionRecord
+    ):
         model = guider.model_patcher
         if family is not None:
             refuse_doubled_text(model, NODE, "Leave out NegPip or this node; strengths below 0 steer away, too.")
         self.settings = settings
+        self.mark = mark
         self.record = record
         self.family = family
         self.layers = [] if family is None else every_layer(model, NODE)
@@ -78,12 +81,12 @@ class StrengthRun(Run):
     def at(self, sigma: float) -> float:
         return self.settings.at(self.progress.at(sigma)) if sigma in self.range else 1.0
 
-    def prepare(self, key: str, processing: Processing) -> None:
-        """Once the host has processed the conds: find those that are this node's."""
+    def begin_run(self, processing: Processing) -> None:
+        """Find the conds that are this node's."""
         for cond in (cond for conds in processing.guider.conds.values() for cond in conds):
             known = cond.get(STRENGTH_KEY) or {}
-            if key in known:
-                words, change = self.settings.words, known[key]
+            if self.mark in known:
+                words, change = self.settings.words, known[self.mark]
                 places = (0, ()) if self.family is None else phrase_places(cond, self.family, words)
                 self.prompts[cond["uuid"]] = Prompt(
                     *places, {} if change is None else differences(processing, cond, change)

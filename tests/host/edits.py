@@ -39,8 +39,8 @@ class EditRun(Run):
         self.family, self.layers = model_family(model, NODE), every_layer(model, NODE)
         self.edit = edit
 
-    def begin_run(self, guider):
-        self.edit.lengths = {cond["uuid"]: text_length(cond) for cond in guider.conds["positive"]}
+    def begin_run(self, processing):
+        self.edit.lengths = {cond["uuid"]: text_length(cond) for cond in processing.guider.conds["positive"]}
 
     def edit_forward(self, call, transformer_options):
         return edited(transformer_options, self.family, call, self.layers, self.edit)
