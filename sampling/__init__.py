@@ -12,5 +12,6 @@ PREDICT_NOISE         run.end_evaluation(evaluation, denoised): what all nodes a
 OUTER_SAMPLE      run.finish(samples) where all went well; then the Run is dropped, also on error and interrupt
 
 run.py holds this life, post_cfg.py guidance after CFG and what becomes of it, conds.py where each prompt acts,
-record.py what stays after a run. Each folder is one method.
+processing.py what the host makes of others, joined.py texts behind a prompt's, record.py what stays after a run. Each
+folder is one method.
 """

@@ -11,8 +11,8 @@ from comfy.utils import repeat_to_batch_size
 from torch import Tensor
 
 from ...attention_hooks.families import Family
-from ...attention_hooks.observe import JOINED
 from ..conds import text_length
+from ..joined import MASK, with_text_behind
 from ..processing import Processing
 from ..prompt_text import prompt_text, word_columns
 from .region import NODE, Region
@@ -22,7 +22,7 @@ UNUSED = {  # of a region's conditioning: what it says besides its text
     "area": "an area", "mask": "a mask", "control": "a ControlNet", "gligen": "GLIGEN", "start_percent": "a time range",
     "end_percent": "a time range", "hooks": "hooks", "reference_latents": "reference images",
 }
-MASK, COUNT = "attention_mask", "num_tokens"  # what models get beside the text: which tokens are padding; how many not
+COUNT = "num_tokens"  # what some models get beside the text: how many of its tokens are no padding
 
 
 class Columns(NamedTuple):
@@ -152,18 +152,5 @@ def joined(
         extra = {**extra, MASK: torch.cat([mask, mask.new_ones((len(mask), texts.length))], dim=1)}
     if COUNT in extra:
         extra = {**extra, COUNT: extra[COUNT] + texts.length}
-    options = {**transformer_options, JOINED: texts.length}
-    replaced = options.get("patches_replace", {})
-    if replaced.get("attn2"):
-        blocks = {key: _without(replacement, texts.length) for key, replacement in replaced["attn2"].items()}
-        options["patches_replace"] = {**replaced, "attn2": blocks}
-    return torch.cat([text, behind], dim=1), extra, options
-
-
-def _without(replacement: Any, joined: int) -> Any:
-    """What another node puts in the place of a UNet's cross-attention, seeing the cond's own text alone."""
-
-    def replaced(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-        return replacement(q, k[:, :-joined], v[:, :-joined], extra_options)
-
-    return replaced
+    text, options = with_text_behind(text, behind, transformer_options)
+    return text, extra, options

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...attention_hooks.observe import JOINED
+from ..joined import MASK, with_text_behind
 from ..processing import Processing
 from .settings import NODE
 from .text import TextChange
 
-TEXT = "c_crossattn"  # the name of a model's text among what it is called with,
-MASK = "attention_mask"  # and of what says which of its tokens are padding
+TEXT = "c_crossattn"  # the name of a model's text among what it is called with
 
 
 def differences(processing: Processing, cond: dict[str, Any], change: TextChange) -> dict[str, Tensor]:
@@ -65,25 +64,13 @@ def with_words_behind(
 ) -> tuple[Tensor, dict[str, Any], dict[str, Any]]:
     """[rows, 2 N, width]: behind the text, that of these rows with all its words; zeros behind the others.
 
-    Returns it, what else the model gets, and the options that say so. What other nodes put in the place of
-    cross-attention sees the text alone.
+    Returns it, what else the model gets, and the options that say so.
     """
     behind = torch.zeros_like(text)
     for some in rows:
         behind[some] = whole[some]
-    length = text.shape[1]
-    replaced = options.get("patches_replace", {})
-    if replaced.get("attn2"):
-        own = {key: _seeing(length, replacement) for key, replacement in replaced["attn2"].items()}
-        options = {**options, "patches_replace": {**replaced, "attn2": own}}
+    text, options = with_text_behind(text, behind, options)
     mask = extra.get(MASK)
     if mask is not None:
         extra = {**extra, MASK: torch.cat([mask, mask], dim=-1)}
-    return torch.cat([text, behind], dim=1), extra, {**options, JOINED: length}
-
-
-def _seeing(length: int, replacement: Any) -> Any:
-    def replaced(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-        return replacement(q, k[:, :length], v[:, :length], extra_options)
-
-    return replaced
+    return text, extra, options
