@@ -12,7 +12,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from paths import use_host
@@ -34,7 +34,8 @@ use_host(ARGUMENTS.device)  # before anything of the host is imported
 
 import comfy.model_management  # noqa: E402
 import comfy.sample  # noqa: E402
-from topologies import CPU, Topology, build, sd15, sdxl  # noqa: E402
+from measuring import CPU, peak_bytes, seconds  # noqa: E402
+from topologies import Topology, build, sd15, sdxl  # noqa: E402
 
 from semantic_guidance.attention_hooks.token_maps import Capture  # noqa: E402
 from semantic_guidance.guidance.attend_excite import Excitation  # noqa: E402
@@ -101,52 +102,16 @@ def sampler(model, topology: Topology, steps: int) -> Callable[[], None]:
     return run
 
 
-def seconds(run: Callable[[], None]) -> float:
-    """CPU time of `run`; on a GPU the time between an event before its first kernel and one after its last."""
-    if DEVICE == CPU:
-        start = time.process_time()
-        run()
-        return time.process_time() - start
-    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    before.record()
-    run()
-    after.record()
-    torch.cuda.synchronize()
-    return before.elapsed_time(after) / 1000
-
-
-def peak_bytes(run: Callable[[], None]) -> int:
-    """The most that torch held at once on the device during `run`, beyond what it held before."""
-    if DEVICE != CPU:
-        run()  # loads the weights, which stay
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - held
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
-    held = peak = 0
-    for event in sorted(_memory_events(profile), key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
-def _memory_events(profile) -> Iterator:
-    return (event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
-
-
 def compare(method: str, topology: Topology) -> None:
     rounds, steps = ARGUMENTS.rounds, ARGUMENTS.steps
     model = build(topology, DTYPE, DEVICE)
     guided = METHODS[method](model)
     plain_run, guided_run = sampler(model, topology, steps), sampler(guided, topology, steps)
-    plain_peak, guided_peak = peak_bytes(plain_run), peak_bytes(guided_run)  # these also warm up
+    plain_peak, guided_peak = peak_bytes(plain_run, DEVICE), peak_bytes(guided_run, DEVICE)  # these also warm up
     plain_time, guided_time = [], []
     for _ in range(rounds):
-        plain_time.append(seconds(plain_run))
-        guided_time.append(seconds(guided_run))
+        plain_time.append(seconds(plain_run, DEVICE))
+        guided_time.append(seconds(guided_run, DEVICE))
     ratios = [b / a for a, b in zip(plain_time, guided_time, strict=True)]
     print(
         f"{topology.name:<30} {method} / CFG time {statistics.median(ratios):.4f}"
@@ -178,7 +143,7 @@ def own_share(method: str, topology: Topology) -> None:
             if callable(function) and not key.startswith("__") and key not in ("watch_forward", "reads_attention"):
                 setattr(kind, key, timed(function))
     model = METHODS[method](build(topology, DTYPE, DEVICE))
-    taken = seconds(sampler(model, topology, ARGUMENTS.steps))
+    taken = seconds(sampler(model, topology, ARGUMENTS.steps), DEVICE)
     share = own / (taken - own)
     print(f"{topology.name:<30} {method}: {own:.4f} s of {taken:.2f} s, {share:.5f} of the rest", flush=True)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import statistics
 
-from bench_transformers import cpu_seconds, peak_bytes, prompt, sampler
+from bench_transformers import prompt, sampler
+from measuring import peak_bytes, seconds
 from topologies import JOINT, VIDEO, Topology, build, sd15, sdxl
 
 # isort: split
@@ -61,7 +62,7 @@ def measure(topology: Topology, rounds: int) -> None:
     taken = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            taken[name].append(cpu_seconds(run))
+            taken[name].append(seconds(run))
     print(f"{topology.name}: {statistics.median(taken['plain']):.2f} s, {peaks['plain'] / 2**20:.0f} MB", flush=True)
     for name in [name for name in runs if name != "plain"]:
         ratios = [one / plain for one, plain in zip(taken[name], taken["plain"], strict=True)]

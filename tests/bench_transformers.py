@@ -10,7 +10,6 @@ with and without watching.
 from __future__ import annotations
 
 import argparse
-import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ host_arguments.use_pytorch_cross_attention = True  # what the host takes on most
 
 import comfy.sample  # noqa: E402
 import torch  # noqa: E402
+from measuring import peak_bytes, seconds  # noqa: E402
 from topologies import JOINT, VIDEO, Topology, build  # noqa: E402
 
 from semantic_guidance.attention_hooks.families import model_family  # noqa: E402
@@ -68,25 +68,6 @@ def look(model, topology: Topology) -> Callable[[], None]:
     return run
 
 
-def cpu_seconds(run: Callable[[], None]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
-
-
-def peak_bytes(run: Callable[[], None]) -> int:
-    """The most that torch held at once during `run`, beyond what it held before."""
-    gc.collect()  # what an earlier run left would be counted as given back
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
 class Stopwatch:
     """CPU time within some methods, while it is open."""
 
@@ -118,7 +99,7 @@ def measure(title: str, topology: Topology, read: int, watched: Callable[[], Non
     ratios = []
     for _ in range(rounds):
         with Stopwatch((Capture, "_layer_maps"), (SCFGRun, "guide")) as watch:
-            total = cpu_seconds(watched)
+            total = seconds(watched)
         maps, guide = watch.seconds.values()
         plain = topology.blocks * (total - maps - guide)
         ratios.append(1 + (read * maps + guide) / plain)

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import comfy.model_patcher
 import comfy.supported_models
 import torch
-
-CPU = torch.device("cpu")
+from measuring import CPU
 
 
 class Topology(NamedTuple):
