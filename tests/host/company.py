@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import comfy.samplers
 import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from host import tiny
 from torch import Tensor
 
@@ -41,6 +42,37 @@ class AttentionCouple:
         model.set_model_attn2_patch(widen)
         model.set_model_attn2_output_patch(join)
         return model
+
+
+def in_tiles(model):
+    """A clone that another node calls for each half of the picture."""
+    def tiled(apply_model, args):
+        halves = args["input"].chunk(2, dim=-1)
+        return torch.cat([apply_model(half, args["timestep"], **args["c"]) for half in halves], dim=-1)
+
+    model = model.clone()
+    model.set_model_unet_function_wrapper(tiled)
+    return model
+
+
+def compiled(model, **options):
+    """A clone compiled by the host, one block for speed, and the graphs that were traced."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    model = model.clone()
+    block = "diffusion_model.output_blocks.3.1.transformer_blocks.0"
+    set_torch_compile_wrapper(model, backend=backend, keys=[block], **options)
+    return model, graphs
+
+
+def compiled_without_guards(model):
+    """As the host's TorchCompileModel does it, which drops the guards on transformer_options."""
+    guards = {"guard_filter_fn": lambda guards: ["transformer_options" not in guard.name for guard in guards]}
+    return compiled(model, options=guards)
 
 
 class ImageAdapter:

@@ -10,8 +10,7 @@ import comfy_extras.nodes_freelunch as freelunch
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfy_api.torch_helpers import set_torch_compile_wrapper
-from host import tiny
+from host import company, tiny
 from host.attend_excite_runs import excited, in_inference_mode, run, with_trace
 from host.scfg_runs import relative
 from host.test_company import first, with_hypertile, with_nag, with_pag, with_tome
@@ -212,29 +211,6 @@ def test_layers_that_another_workflow_has_left_replaced():
         run(excited(model), steps=2)
 
 
-def tiled(model):
-    def wrapper(apply_model, args):
-        halves = args["input"].chunk(2, dim=-1)
-        return torch.cat([apply_model(half, args["timestep"], **args["c"]) for half in halves], dim=-1)
-
-    model = model.clone()
-    model.set_model_unet_function_wrapper(wrapper)
-    return model
-
-
-def reference_only(model):
-    """ReferenceOnlySimple counts on a batch that has its reference in it."""
-    def reference_apply(q, k, v, options):
-        k = k.clone().repeat(1, 2, 1)
-        for offset in range(0, q.shape[0], 2):
-            k[offset + 1, q.shape[1]:] = q[offset]
-        return q, k, k
-
-    model = model.clone()
-    model.set_model_attn1_patch(reference_apply)
-    return model
-
-
 def animated(model):
     def sliding_windows(executor, *args, **kwargs):
         options = args[-1]
@@ -246,8 +222,8 @@ def animated(model):
     return model
 
 
-REFUSED = [(tiled, "16 x 12 of a latent of 16 x 24.*tiles"),
-           (reference_only, "reference_only .tests.host.*IndexError"),
+REFUSED = [(company.in_tiles, "16 x 12 of a latent of 16 x 24.*tiles"),
+           (company.ReferenceOnly().patch, "ReferenceOnly .host.company.*IndexError"),
            (animated, "animated .tests.host.*KeyError: 'ad_params'")]
 
 
@@ -321,15 +297,7 @@ def test_negpips_columns_are_read_in_pairs(model):
 
 
 def test_a_compiled_model_stays_compiled_but_for_the_pass_that_is_differentiated(model, caplog):
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph
-
-    compiled = model.clone()
-    block = "diffusion_model.output_blocks.3.1.transformer_blocks.0"
-    set_torch_compile_wrapper(compiled, backend=backend, keys=[block])
+    compiled, graphs = company.compiled(model)
     expected, _ = sampled(model)
     samples, (step,) = sampled(compiled)
     assert relative(samples, expected) < 1e-4 and step.size > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import weakref
 
 import comfy.model_management
 import pytest
@@ -137,17 +136,11 @@ def test_twice_alike_a_batch_is_its_singles_and_bfloat16(sd15):
 
 
 def test_an_interrupt_leaves_nothing_behind(monkeypatch, sd15):
-    started = []
-
-    class WatchedRun(characteristic_run.CharacteristicRun):
-        def __init__(self, *args):
-            super().__init__(*args)
-            started.append(weakref.ref(self))
+    started = test_runs.watched(monkeypatch, characteristic_run, "CharacteristicRun")
 
     def interrupt(args):
         raise comfy.model_management.InterruptProcessingException
 
-    monkeypatch.setattr(characteristic_run, "CharacteristicRun", WatchedRun)
     model = characteristic(sd15, **EASY)
     before = test_runs.keys_of(model.model_options)
     with pytest.raises(comfy.model_management.InterruptProcessingException):

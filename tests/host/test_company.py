@@ -17,8 +17,7 @@ import comfy_extras.nodes_sag as sag
 import comfy_extras.nodes_tomesd as tomesd
 import pytest
 import torch
-from comfy_api.torch_helpers import set_torch_compile_wrapper
-from host import tiny
+from host import company, tiny
 from host.scfg_runs import SIZE, probed, relative, run, with_regions, with_scfg
 
 OVERRIDE = "optimized_attention_override"
@@ -209,14 +208,8 @@ def test_context_windows_that_split_the_prompts_are_refused(sd15):
 
 
 def test_a_node_that_calls_the_model_in_tiles_is_refused(sd15):
-    def tiled(apply_model, args):
-        halves = args["input"].chunk(2, dim=-1)
-        return torch.cat([apply_model(half, args["timestep"], **args["c"]) for half in halves], dim=-1)
-
-    model = sd15.clone()
-    model.set_model_unet_function_wrapper(tiled)
     with pytest.raises(ValueError, match=r"S-CFG: .*16 x 12.*16 x 24"):
-        run(with_scfg(model))
+        run(with_scfg(company.in_tiles(sd15)))
 
 
 def test_a_node_that_copies_the_options_and_calls_the_model_itself_is_left_alone(sd15):
@@ -235,16 +228,7 @@ def test_a_node_that_copies_the_options_and_calls_the_model_itself_is_left_alone
 
 
 def test_a_compiled_model_is_read_uncompiled(sd15, caplog):
-    """As the host's TorchCompileModel does it, which drops the guards on transformer_options; one block, for speed."""
-    model, traced = sd15.clone(), []
-
-    def backend(graph, inputs):
-        traced.append(graph)
-        return graph
-
-    options = {"guard_filter_fn": lambda guards: ["transformer_options" not in guard.name for guard in guards]}
-    block = "diffusion_model.output_blocks.3.1.transformer_blocks.0"
-    set_torch_compile_wrapper(model, backend=backend, options=options, keys=[block])
+    model, traced = company.compiled_without_guards(sd15)
     plain, expected = run(sd15), run(with_scfg(sd15))
     assert relative(run(model), plain) < tiny.EXACT
     compiled = len(traced)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import weakref
 
 import comfy.model_management
 import comfy_extras.nodes_apg as apg
-import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
 from host import scfg_runs, sega_runs, test_company, test_conds, test_runs, tiny
@@ -72,19 +70,13 @@ def test_twice_alike_and_a_batch_is_its_singles(sd15, node):
 
 @pytest.mark.parametrize("node", NODES)
 def test_an_interrupt_leaves_nothing_behind(monkeypatch, sd15, node):
-    started = []
-
-    class WatchedRun(schedule_run.ScheduleRun):
-        def __init__(self, *args):
-            super().__init__(*args)
-            started.append(weakref.ref(self))
+    expected = run(node(sd15))
+    started = test_runs.watched(monkeypatch, schedule_run, "ScheduleRun")
 
     def interrupt(args):
         if len(started) == 1:
             raise comfy.model_management.InterruptProcessingException
 
-    expected = run(node(sd15))
-    monkeypatch.setattr(schedule_run, "ScheduleRun", WatchedRun)
     model = node(sd15)
     before = test_runs.keys_of(model.model_options)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
@@ -96,25 +88,9 @@ def test_an_interrupt_leaves_nothing_behind(monkeypatch, sd15, node):
 
 
 @pytest.mark.parametrize("node", NODES)
-@pytest.mark.parametrize(("make", "compared"), [
-    (test_runs.dual_guider("regular"), (0, 1)), (test_runs.dual_guider("nested"), (2, 0)),
-    (test_runs.perp_neg_guider, (0, 1)), (test_runs.dual_model_guider, (0, 1)),
-])
+@pytest.mark.parametrize(("make", "compared"), test_runs.OF_SEVERAL_PROMPTS)
 def test_guiders_of_several_prompts_get_the_effect_of_the_two_they_compare(sd15, node, make, compared):
-    """The first step's change of the prediction is that of plain CFG between those two prompts."""
-    def change(make_guider):
-        seen = []
-        for model in (node(sd15), sd15):
-            guider = make_guider(probed(model, lambda args: seen.append((args["denoised"], args["cond_scale"]))))
-            test_runs.sample_custom(guider, test_runs.schedule(sd15, 1))
-        (guided, scale), (plain, _) = seen
-        return guided - plain, scale
-
-    effect, scale = change(make)
-    positive, negative = (tiny.prompt(seed) for seed in compared)
-    expected, _ = change(lambda model: custom.CFGGuider.execute(model, positive, negative, scale).result[0])
-    assert expected.abs().max() > 1e-2
-    assert relative(effect, expected) < 1e-3
+    assert test_runs.distance_from_cfg(sd15, node(sd15), make, compared) < 1e-3
 
 
 def with_apg(model):

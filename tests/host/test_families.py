@@ -67,14 +67,7 @@ def test_computing_in_bfloat16(sd15):
 
 
 def test_a_model_of_which_only_a_part_is_loaded(monkeypatch, sd15):
-    """Weights that stay behind are cast layer by layer, as with too little memory on a GPU."""
-    model = with_scfg(tiny.sd15())
-    load = model.load
-
-    def load_a_third(device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
-        load(device_to, model.model_size() // 3, force_patch_weights, full_load=False)
-
-    monkeypatch.setattr(model, "load", load_a_third)
+    model = tiny.loaded_in_part(monkeypatch, with_scfg(tiny.sd15()))
     samples = run(model)
     assert model.model.model_lowvram
     assert 0 < model.model.model_loaded_weight_memory < model.model_size() / 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from comfy_api.torch_helpers import set_torch_compile_wrapper
 from host import company, test_company, test_conds, tiny
 from host.edits import calls_of, overridden
 from host.keep_apart_runs import kept_apart, traced, with_apart
@@ -177,20 +176,12 @@ def test_what_it_costs_in_calls_of_attention(sd15):
 
 
 @pytest.mark.parametrize("divided", [
-    lambda model: test_company.with_windows(model), lambda model: test_company.with_windows(model, dim=3), "tiles",
+    lambda model: test_company.with_windows(model), lambda model: test_company.with_windows(model, dim=3),
+    company.in_tiles,
 ])
 def test_what_divides_the_picture_or_the_batch_is_refused(sd15, divided):
-    def tiled(apply_model, args):
-        halves = args["input"].chunk(2, dim=-1)
-        return torch.cat([apply_model(half, args["timestep"], **args["c"]) for half in halves], dim=-1)
-
-    model = sd15.clone()
-    if divided == "tiles":
-        model.set_model_unet_function_wrapper(tiled)
-    else:
-        model = divided(model)
     with pytest.raises(ValueError, match="Keep Apart: the model was called for .* of a latent of 16 x 24"):
-        run(with_apart(model), batch=4, steps=1)
+        run(with_apart(divided(sd15)), batch=4, steps=1)
 
 
 def test_beside_nodes_that_take_attention_over_or_spare_calls_of_the_model(sd15, caplog):
@@ -204,29 +195,15 @@ def test_beside_nodes_that_take_attention_over_or_spare_calls_of_the_model(sd15,
 
 
 def test_a_compiled_model_runs_uncompiled_where_it_acts(sd15, caplog):
-    model, compiled = sd15.clone(), []
-
-    def backend(graph, inputs):
-        compiled.append(graph)
-        return graph
-
-    options = {"guard_filter_fn": lambda guards: ["transformer_options" not in guard.name for guard in guards]}
-    block = "diffusion_model.output_blocks.3.1.transformer_blocks.0"
-    set_torch_compile_wrapper(model, backend=backend, options=options, keys=[block])
-    assert relative(run(model), run(sd15)) < tiny.EXACT and compiled
+    model, graphs = company.compiled_without_guards(sd15)
+    assert relative(run(model), run(sd15)) < tiny.EXACT and graphs
     assert relative(run(with_apart(model)), run(with_apart(sd15))) < tiny.EXACT
     assert "runs uncompiled" in caplog.text
     torch.compiler.reset()
 
 
 def test_weights_that_stay_behind_change_nothing(monkeypatch, sd15):
-    model = with_apart(tiny.sd15())
-    load = model.load
-
-    def load_a_third(device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
-        load(device_to, model.model_size() // 3, force_patch_weights, full_load=False)
-
-    monkeypatch.setattr(model, "load", load_a_third)
+    model = tiny.loaded_in_part(monkeypatch, with_apart(tiny.sd15()))
     samples = run(model)
     assert model.model.model_lowvram
     assert relative(samples, run(with_apart(sd15))) < tiny.EXACT

@@ -78,14 +78,8 @@ def test_attention_couple_of_another_pack_is_refused_by_name(sd15):
 
 
 def test_a_node_that_calls_the_model_in_tiles_is_refused(sd15):
-    def tiled(apply_model, args):
-        halves = args["input"].chunk(2, dim=-1)
-        return torch.cat([apply_model(half, args["timestep"], **args["c"]) for half in halves], dim=-1)
-
-    model = sd15.clone()
-    model.set_model_unet_function_wrapper(tiled)
     with pytest.raises(ValueError, match="Regional Prompts: the model was called for 8 x 8 of a latent of 8 x 16"):
-        run(in_regions(model), steps=1)
+        run(in_regions(company.in_tiles(sd15)), steps=1)
 
 
 def test_an_area_of_the_base_prompt_has_its_part_of_the_regions(sd15):

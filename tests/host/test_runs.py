@@ -105,15 +105,21 @@ def keys_of(options: dict) -> set:
     return set(options) | set(options.get("transformer_options", {}))
 
 
-def test_an_interrupt_leaves_nothing_behind_and_the_next_run_is_right(monkeypatch, sd15):
+def watched(monkeypatch, module, name: str) -> list:
+    """Weak references to the runs of this class, as they start."""
     started = []
 
-    class WatchedRun(scfg.SCFGRun):
+    class Watched(getattr(module, name)):
         def __init__(self, *args):
             super().__init__(*args)
             started.append(weakref.ref(self))
 
-    monkeypatch.setattr(scfg, "SCFGRun", WatchedRun)
+    monkeypatch.setattr(module, name, Watched)
+    return started
+
+
+def test_an_interrupt_leaves_nothing_behind_and_the_next_run_is_right(monkeypatch, sd15):
+    started = watched(monkeypatch, scfg, "SCFGRun")
     expected = run(with_scfg(sd15))
     model, record = with_regions(sd15)
     before = keys_of(model.model_options)
@@ -197,25 +203,32 @@ def dual_model_guider(model):
     return custom.DualModelGuider.execute(model, tiny.prompt(0), 5.0, model, tiny.prompt(1)).result[0]
 
 
-@pytest.mark.parametrize(("make", "compared"), [
+OF_SEVERAL_PROMPTS = [
     (dual_guider("regular"), (0, 1)), (dual_guider("nested"), (2, 0)), (perp_neg_guider, (0, 1)),
     (dual_model_guider, (0, 1)),
-])
-def test_guiders_of_several_prompts_get_the_effect_of_the_two_they_compare(sd15, make, compared):
-    """The first step's change of the prediction is that of plain CFG between those two prompts."""
+]
+
+
+def distance_from_cfg(model, guided, make, compared) -> float:
+    """Of the first step's change of the prediction from that with plain CFG between the two prompts compared."""
     def change(make_guider):
         seen = []
-        for model in (with_scfg(sd15), sd15):
-            guider = make_guider(probed(model, lambda args: seen.append((args["denoised"], args["cond_scale"]))))
-            sample_custom(guider, schedule(sd15, 1))
-        (guided, scale), (plain, _) = seen
-        return guided - plain, scale
+        for one in (guided, model):
+            guider = make_guider(probed(one, lambda args: seen.append((args["denoised"], args["cond_scale"]))))
+            sample_custom(guider, schedule(model, 1))
+        (changed, scale), (plain, _) = seen
+        return changed - plain, scale
 
     effect, scale = change(make)
     positive, negative = (tiny.prompt(seed) for seed in compared)
     expected, _ = change(lambda model: custom.CFGGuider.execute(model, positive, negative, scale).result[0])
     assert expected.abs().max() > 1e-2
-    assert relative(effect, expected) < tiny.EXACT
+    return relative(effect, expected)
+
+
+@pytest.mark.parametrize(("make", "compared"), OF_SEVERAL_PROMPTS)
+def test_guiders_of_several_prompts_get_the_effect_of_the_two_they_compare(sd15, make, compared):
+    assert distance_from_cfg(sd15, with_scfg(sd15), make, compared) < tiny.EXACT
 
 
 @pytest.mark.parametrize("make", [dual_guider("regular"), dual_guider("nested"), perp_neg_guider])

@@ -88,6 +88,17 @@ def in_float64(model):
     return model
 
 
+def loaded_in_part(monkeypatch, model):
+    """`model`, a third of whose weights is loaded; the others are cast layer by layer, as with too little memory."""
+    load = model.load
+
+    def load_a_third(device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
+        load(device_to, model.model_size() // 3, force_patch_weights, full_load=False)
+
+    monkeypatch.setattr(model, "load", load_a_third)
+    return model
+
+
 def sd15(**kwargs):
     return build(SD15, **kwargs)
 
