@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -20,6 +21,12 @@ class WordCurves(NamedTuple):
     targets: tuple[tuple[int, float], ...] = ()  # (step from 0, attention that was aimed at)
     notes: tuple[str, ...] = ()  # of each image, for the title
     strengths: tuple[float, ...] = ()  # of the words at these steps, where a node gives them one
+
+
+def named(steps: Sequence[int]) -> str:
+    """step 3, or steps 3-5, for the numbers of steps in order, from 0."""
+    first, last = steps[0] + 1, steps[-1] + 1
+    return f"step {first}" if first == last else f"steps {first}-{last}"
 
 
 class AttentionRecord(RunRecord):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..attention_hooks.families import Family
@@ -71,6 +72,15 @@ def phrase_places(
         }
         columns.append(tuple(sorted(column for column in found if column < text.length)))
     return text.length, tuple(columns)
+
+
+def refuse_shared_words(
+    node: str, phrases: Sequence[str], columns: Sequence[Sequence[int]], way_out: str = "Name each word once."
+) -> None:
+    """ValueError where two phrases have a column in common."""
+    for (one, own), (other, others) in combinations(zip(phrases, columns, strict=True), 2):
+        if set(own) & set(others):
+            raise ValueError(f'{node}: "{one}" and "{other}" name the same word of the prompt. {way_out}')
 
 
 def refuse_doubled_text(model: ModelPatcher, node: str, way_out: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,14 @@ class Regions(NamedTuple):
     def frames(self) -> int:
         """Latent frames of each clip; 1 for images."""
         return self.steps[0].owner.shape[1:-2].numel()
+
+
+def first_of_steps(seen: Iterable[RegionStep]) -> list[RegionStep]:
+    """In the order of the steps; samplers that evaluate a step more than once start at its sigma, the highest."""
+    first: dict[int, RegionStep] = {}
+    for one in sorted(seen, key=lambda one: -one.sigma):
+        first.setdefault(one.step, one)
+    return list(first.values())
 
 
 def met(regions: list[Region], steps: list[RegionStep]) -> tuple[tuple[Region, ...], tuple[RegionStep, ...]]:

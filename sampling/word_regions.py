@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +17,7 @@ from ..guidance.scfg import assign_tokens
 from ..guidance.smoothing import smooth
 from ..words.phrases import check_phrases
 from .conds import active_conds
-from .prompt_text import prompt_text, word_columns
+from .prompt_text import prompt_text, refuse_shared_words, word_columns
 from .run import Evaluation
 
 if TYPE_CHECKING:
@@ -57,11 +56,7 @@ class WordRegions:
             found = [text.find(phrase) for phrase in self._phrases] if text is not None else []
             if text is None or not any(found):
                 continue
-            for (one, columns), (other, others) in combinations(zip(self._phrases, found, strict=True), 2):
-                if set(columns) & set(others):
-                    raise ValueError(
-                        f'{self._node}: "{one}" and "{other}" name the same word of the prompt. Name each word once.'
-                    )
+            refuse_shared_words(self._node, self._phrases, found)
             read = None  # in a UNet padding takes part in the division, as in the paper
             if self._family.kind != "unet":
                 read = tuple(sorted({*word_columns(cond, text), *(column for columns in found for column in columns)}))

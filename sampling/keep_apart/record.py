@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..attention_record import WordCurves
+from ..attention_record import WordCurves, named
 from ..region_record import Region, Regions, RegionStep
 from .settings import NODE
 
@@ -57,12 +57,11 @@ class ApartTrace(NamedTuple):
         """One line: what was whose, where and when."""
         nobody, *owned = (100 * self.shares).tolist()
         parts = [f"{word} {share:.0f} %" for word, share in zip(self.words, owned, strict=True)]
-        numbers = [step.step + 1 for step in self.steps if step.acted]
+        numbers = [step.step for step in self.steps if step.acted]
         where = f"{', '.join(parts)} of the picture; nobody {nobody:.0f} %"
         if not numbers:
             return f"{where}; nothing was kept apart."
-        steps = f"step {numbers[0]}" if len(numbers) == 1 else f"steps {numbers[0]}-{numbers[-1]}"
-        return f"{where}; acted in {self.acted} of {self.layers} layers, {steps} of {self.total}."
+        return f"{where}; acted in {self.acted} of {self.layers} layers, {named(numbers)} of {self.total}."
 
     def without_place(self) -> list[str]:
         """The words that owned no place at any step."""

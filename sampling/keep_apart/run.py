@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -20,7 +19,7 @@ from ...words.phrases import check_phrases
 from ..attention_record import AttentionRecord
 from ..conds import ActiveCond, active_conds
 from ..processing import Processing
-from ..prompt_text import phrase_places, prompt_text, refuse_doubled_text
+from ..prompt_text import phrase_places, prompt_text, refuse_doubled_text, refuse_shared_words
 from ..record import fingerprint
 from ..region_record import RegionRecord
 from ..run import Evaluation, Run, SigmaRange, add_run
@@ -75,12 +74,8 @@ class KeepApartRun(Run):
             if text is None:
                 continue
             length, columns = phrase_places(cond, self.family, self.settings.words)
-            for (one, own), (other, others) in combinations(zip(self.settings.words, columns, strict=True), 2):
-                if set(own) & set(others):
-                    raise ValueError(
-                        f'{NODE}: "{one}" and "{other}" name the same word of the prompt. Name each word once, with '
-                        "what belongs to it: red balloon, green horse."
-                    )
+            refuse_shared_words(NODE, self.settings.words, columns, "Name each word once, with what belongs to it: "
+                                "red balloon, green horse.")
             if any(columns):
                 self.texts[cond["uuid"]] = SubjectText(length, text.compared, columns)
         self.edit.begin(self.texts, self.owners)  # other nodes may call the model before the first evaluation

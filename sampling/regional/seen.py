@@ -11,7 +11,7 @@ from ...attention_hooks.layouts import Layer
 from ...guidance.regions import prompt_shares
 from ..record import fingerprint
 from ..region_record import Region as ShownRegion
-from ..region_record import Regions, RegionStep
+from ..region_record import Regions, RegionStep, first_of_steps
 from ..run import Evaluation
 from .region import NODE, Region
 
@@ -60,11 +60,8 @@ class Seen:
         """For the record of the run that returned this latent; None where no step was noted."""
         if not self._steps:
             return None
-        first: dict[int, RegionStep] = {}  # samplers that evaluate a step more than once start at its sigma
-        for seen in sorted(self._steps.values(), key=lambda seen: -seen.sigma):
-            first.setdefault(seen.step, seen)
         names = tuple(ShownRegion(number, 0, name) for number, name in enumerate([BASE, *self._names]))
-        return Regions(names, tuple(first.values()), downscale, fingerprint(samples), NODE)
+        return Regions(names, tuple(first_of_steps(self._steps.values())), downscale, fingerprint(samples), NODE)
 
     def summary(self) -> str:
         shares = [] if self._shares is None else self._shares.tolist()

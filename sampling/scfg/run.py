@@ -19,7 +19,7 @@ from ..post_cfg import Guidance, add_guidance, check_compared
 from ..processing import Processing
 from ..prompt_text import PromptText, prompt_text, word_columns
 from ..record import fingerprint
-from ..region_record import Region, RegionRecord, Regions, RegionStep, met
+from ..region_record import Region, RegionRecord, Regions, RegionStep, first_of_steps, met
 from ..run import Evaluation, SigmaRange
 
 if TYPE_CHECKING:
@@ -117,13 +117,10 @@ class SCFGRun(Guidance):
         if any(alike.any() for alike in self.alike.values()):
             self.warn_once("the negative prompt is zeroed out, so it sees no foreground; the whole image was the "
                            "reference instead.")
-        # Samplers that evaluate a step more than once start at its sigma, the highest.
-        first: dict[int, RegionStep] = {}
-        for seen in sorted(self.seen.values(), key=lambda seen: -seen.sigma):
-            first.setdefault(seen.step, seen)
+        first = first_of_steps(self.seen.values())
         if not first:
             return
-        regions, steps = met(self.regions, [seen.on_cpu() for seen in first.values()])
+        regions, steps = met(self.regions, [seen.on_cpu() for seen in first])
         self.record.add(Regions(regions, steps, self.downscale, fingerprint(samples)))
 
     def guide(self, args: dict[str, Any]) -> Tensor:

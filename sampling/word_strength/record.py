@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..attention_record import WordCurves
+from ..attention_record import WordCurves, named
 
 IN_TEXT = "text"  # the path of a strength below 1
 
@@ -61,8 +61,7 @@ class StrengthTrace(NamedTuple):
             return f"no effect: {words} kept strength 1 in all {self.total} steps (start_percent, end_percent, curve)."
         strengths = sorted({f"{step.strength:g}" for step in changed}, key=float)
         told = strengths[0] if len(strengths) == 1 else f"{strengths[0]} to {strengths[-1]}"
-        numbers = [step.step + 1 for step in changed]
-        steps = f"step {numbers[0]}" if len(numbers) == 1 else f"steps {numbers[0]}-{numbers[-1]}"
+        steps = named([step.step for step in changed])
         where = f" in {self.acted} of {self.layers} layers" if self.acted else ""
         how = f" ({', '.join(self.paths)})" if self.paths else ""
         return f"{words} at {told}{where}{how}, {steps} of {self.total}."
