@@ -16,7 +16,7 @@ from .layouts import Grid, Layer, Place
 from .override import OVERRIDE, Override
 from .probabilities import Attention
 
-JOINED = "semantic_guidance.joined"  # in a call's options: how many of its text tokens are prompts of regions
+JOINED = "semantic_guidance.joined"  # in a call's options: how many of its text tokens are joined behind the prompt's
 
 
 class Call(NamedTuple):

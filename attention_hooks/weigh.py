@@ -242,10 +242,10 @@ class _Chunk:
         for number, (length, group) in enumerate(groups):
             for column in self.editor.copies(group.columns, length):
                 member[column].append(number)
-        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        together: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for column, numbers in member.items():
-            alike[tuple(numbers)].append(column)
-        for members, columns in alike.items():
+            together[tuple(numbers)].append(column)
+        for members, columns in together.items():
             yield tuple(columns), [self._on_grid(groups[number][1].weight) for number in members]
 
     def _on_grid(self, weight: Any) -> Any:

@@ -21,9 +21,6 @@ from . import (
 
 NODES = [
     *prompt.NODES, *scfg.NODES, *region_preview.NODES, *word_mask.NODES, *sega.NODES, *attend_excite.NODES,
-    *keep_apart.NODES, *attention_curves.NODES, *schedule.NODES, *meter.NODES, *meter_curves.NODES,
-    *region.NODES, *regions.NODES,
-    *characteristic.NODES,
-    *word_strength.NODES,
-    *attention_loss.NODES,
+    *keep_apart.NODES, *attention_curves.NODES, *schedule.NODES, *meter.NODES, *meter_curves.NODES, *region.NODES,
+    *regions.NODES, *characteristic.NODES, *word_strength.NODES, *attention_loss.NODES,
 ]
