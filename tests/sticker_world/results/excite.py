@@ -5,7 +5,7 @@ from semantic_guidance.guidance.attend_excite import Excitation
 
 from ..attend_excite_claims import Chosen, excited, pair_prompts
 from ..sampling import plain
-from .page import Plot, Plots, Section, Size, Table, Tables, bound, compared, complete, grouped, tifa
+from .page import Plot, Plots, Section, Size, Table, Tables, bound, compared, complete, grouped, starts, tifa
 from .pictures import make
 from .plots import bars
 
@@ -16,7 +16,7 @@ TITLE = "Attend-and-Excite"
 
 
 def plots(tables: Tables) -> Plots:
-    models = list(dict.fromkeys(name.split(", ")[0] for name in tables[TITLE]))
+    models = starts(tables[TITLE])
     shares = grouped(tables[TITLE], models, "colours too, %")
     yield Plot("excite", bars("Both subjects, in the colours asked for", models, shares))
 

@@ -88,6 +88,11 @@ def share_in(cell: str) -> Share:
     return value, low, high
 
 
+def starts(rows: Rows, parts: int = 1) -> list[str]:
+    """The groups of rows whose names begin with so many parts."""
+    return list(dict.fromkeys(", ".join(name.split(", ")[:parts]) for name in rows))
+
+
 def grouped(rows: Rows, groups: Sequence[str], column: str) -> dict[str, list[Share | None]]:
     """The shares of a column, of rows that are named "group, series": a list over groups for each series."""
     series: dict[str, list[Share | None]] = {}

@@ -7,7 +7,7 @@ from ..attend_excite_claims import pair_prompts
 from ..regional import LEFT, RIGHT, with_masks, with_regions
 from ..sampling import Method, plain
 from ..scenes import SIDE
-from .page import Plot, Plots, Section, Size, Table, Tables, grouped, percent, share_of, tifa
+from .page import Plot, Plots, Section, Size, Table, Tables, grouped, percent, share_of, starts, tifa
 from .pictures import Picture, make
 from .plots import bars
 
@@ -42,7 +42,7 @@ def seen(picture: Picture, number: int, side: int, colour: bool = True) -> bool:
 
 
 def plots(tables: Tables) -> Plots:
-    groups = list(dict.fromkeys(", ".join(name.split(", ")[:2]) for name in tables[TITLE]))
+    groups = starts(tables[TITLE], 2)
     shares = grouped(tables[TITLE], groups, "both in theirs, %")
     yield Plot("regions", bars("Both subjects in their halves, in the colours asked for", groups, shares))
 

@@ -6,7 +6,7 @@ from semantic_guidance.sampling.sega.concepts import Concept
 
 from ..sega_claims import measure as edited
 from ..sega_claims import tasks
-from .page import Plot, Plots, Section, Size, Table, Tables, grouped, percent, share_of
+from .page import Plot, Plots, Section, Size, Table, Tables, grouped, percent, share_of, starts
 from .pictures import load_world
 from .plots import bars
 
@@ -19,7 +19,7 @@ def plots(tables: Tables) -> Plots:
         rows = tables.get(f"SEGA: {kind}")
         if not rows:  # no picture showed what its prompt names
             continue
-        models = list(dict.fromkeys(name.split(", ")[0] for name in rows))
+        models = starts(rows)
         yield Plot(f"sega_{kind}", bars(f"SEGA: {kind}", models, grouped(rows, models, "success, %")))
 
 
