@@ -3,7 +3,7 @@
 
     python dev.py demo [--method NAME] [--prompt TEXT] [--seed N] [--model NAME | --checkpoint FILE] [--output DIR]
         a sheet in ./demo: what each method does, with and without it; or one method, also on your own words
-    python dev.py test [lint|unit|host|server|browser|world|gpu|all] [pytest arguments]
+    python dev.py test [lint|unit|host|server|browser|world|gpu|all | FILE ...] [pytest arguments]
         without arguments: everything but gpu, and the server tests on the oldest supported ComfyUI as well
         gpu: what must hold on any device, on CUDA in three precisions (on TEST_DEVICE, where it is set)
     python dev.py matrix [VERSION ...]
@@ -88,7 +88,9 @@ def main(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Run a tier; without any arguments all of them, and the server tests on the oldest ComfyUI as well."""
+    """Run a tier, or files; without any arguments all tiers, and the server tests on the oldest ComfyUI as well."""
+    if arguments and (ROOT / arguments[0].partition("::")[0]).exists():
+        return run("pytest", arguments, folder=ROOT)
     tier, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in TIERS else ("all", arguments)
     if tier == "gpu":
         return gpu_tests(rest)

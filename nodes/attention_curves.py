@@ -7,7 +7,7 @@ from torch import Tensor
 from ..drawing import heat_map
 from ..drawing.curves import Curve, curve_picture, whole_scale
 from ..sampling.attention_record import AttentionRecord, WordCurves
-from .checks import checked
+from .checks import checked, naming
 from .inputs import LATENT_TOOLTIP
 from .sockets import CATEGORY, AttentionTrace
 
@@ -54,10 +54,8 @@ class SemanticGuidanceAttentionCurves(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, attention: AttentionRecord, latent: dict, image: Tensor | None = None) -> io.NodeOutput:
-        try:
+        with naming(NODE):
             trace = attention.of(latent["samples"])
-        except ValueError as error:
-            raise ValueError(f"{NODE}: {error}") from error
         if not trace.steps:
             raise ValueError(f"{NODE}: there is nothing to draw; {trace.summary()}")
         shown = trace.curves()

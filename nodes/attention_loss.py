@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..sampling.attend_excite.losses import KINDS, AttentionLoss
 from ..words.phrases import split_phrases
-from .checks import checked
+from .checks import checked, naming
 from .places import Place, checked_place
 from .sockets import CATEGORY, Losses
 
@@ -68,7 +68,7 @@ class SemanticGuidanceAttentionLoss(io.ComfyNode):
         cls, loss: str, words: str, weight: float, size: float, where: Any = None,
         previous: tuple[AttentionLoss, ...] | None = None,
     ) -> io.NodeOutput:
-        try:
+        with naming(NODE):
             asked = AttentionLoss(loss, tuple(dict.fromkeys(split_phrases(words))), weight, size)
             if where is not None:
                 place = checked_place(where, 0)
@@ -76,8 +76,6 @@ class SemanticGuidanceAttentionLoss(io.ComfyNode):
                     boxes=place.edges, in_pixels=place.in_pixels
                 )
             _check(asked)
-        except ValueError as error:
-            raise ValueError(f"{NODE}: {error}.") from error
         return io.NodeOutput((*(previous or ()), *((asked,) if weight else ())))
 
 

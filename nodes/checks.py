@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -96,3 +97,13 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
         return execute(cls, *args, **kwargs)
 
     return checking
+
+
+@contextmanager
+def naming(node: str) -> Iterator[None]:
+    """A ValueError inside is raised with the node's name before it, as a whole sentence."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(f"{node}: {text}" + ("" if text.endswith((".", "?")) else ".")) from error

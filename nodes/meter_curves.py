@@ -10,7 +10,7 @@ from ..drawing.curves import Curve, curve_picture, whole_scale
 from ..guidance.attention_maps import enlarge
 from ..guidance.meter import clipped_share
 from ..sampling.meter.record import Measured, MeterRecord
-from .checks import checked
+from .checks import checked, naming
 from .inputs import LATENT_TOOLTIP
 from .pictures import pictures_behind
 from .sockets import CATEGORY, Meter
@@ -95,10 +95,8 @@ def _is_clip(latent: dict) -> bool:
 
 
 def _measured(meter: MeterRecord, latent: dict) -> Measured:
-    try:
+    with naming(NODE):
         return meter.of(latent["samples"])
-    except ValueError as error:
-        raise ValueError(f"{NODE}: {error}") from error
 
 
 def _drawn(runs: list[Measured], image: int, kind: str, title: str) -> Tensor:

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..sampling.regional.region import Region
 from ..words.phrases import split_phrases
-from .checks import checked
+from .checks import checked, naming
 from .places import Place, checked_place
 from .sockets import CATEGORY, RegionalPrompts
 
@@ -69,7 +69,7 @@ class SemanticGuidanceRegion(io.ComfyNode):
         negative: list | None = None, previous: tuple | None = None, box: int = 0,
     ) -> io.NodeOutput:
         phrases = tuple(split_phrases(words))
-        try:
+        with naming(NODE):
             place = None if where is None else checked_place(where, box)
             if place is None and not phrases:
                 raise ValueError("it has no place. Connect where, or name words of the base prompt")
@@ -77,8 +77,6 @@ class SemanticGuidanceRegion(io.ComfyNode):
                 if prompt is not None and len(prompt) != 1:
                     raise ValueError(f"{name} has {len(prompt)} prompts, but a region takes one. Use a region for "
                                      "each, or Conditioning (Concat)")
-        except ValueError as error:
-            raise ValueError(f"{NODE}: {error}.") from error
         region = Region(conditioning, place, phrases, strength, negative, negative_strength)
         return io.NodeOutput((*(previous or ()), region))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..drawing import DIVERGING, LegendEntry, heat_map, region_picture
 from ..sampling.region_record import RegionRecord, RegionStep, ShownWord, WordStep, by_words, steps_shown, word_masks
 from ..sampling.region_record import Regions as RegionsOfRun
-from .checks import checked
+from .checks import checked, naming
 from .inputs import LATENT_TOOLTIP
 from .pictures import BUDGET, gallery, picture_name, pictures_behind
 from .sockets import CATEGORY, Regions
@@ -73,11 +73,9 @@ class SemanticGuidanceRegionPreview(io.ComfyNode):
     @checked
     def execute(cls, regions: RegionRecord, latent: dict, image: Tensor | None = None, step: int = -1,
                 opacity: float = 0.55) -> io.NodeOutput:
-        try:
+        with naming(NODE):
             run = regions.of(latent["samples"])
             chosen = steps_shown(run, step)
-        except ValueError as error:
-            raise ValueError(f"{NODE}: {error}") from error
         words, steps = by_words(run, chosen)
         behind = pictures_behind(image, run.batch, run.frames, NODE)
         scale = _ends([seen.rate_map for seen in run.steps])

@@ -8,7 +8,7 @@ from ..sampling.regional.patch import patch_regional
 from ..sampling.regional.region import NODE, Boxes, Region
 from ..sampling.regional.run import Settings
 from ..sampling.regional.snap import SNAPS
-from .checks import checked
+from .checks import checked, naming
 from .sockets import CATEGORY, RegionalPrompts, Regions
 
 
@@ -80,10 +80,8 @@ class SemanticGuidanceRegions(io.ComfyNode):
         placed = []
         for number, region in enumerate(regions, start=1):
             if isinstance(region.place, Boxes):
-                try:
+                with naming(f"{NODE}: region {number} cannot act"):
                     region = replace(region, place=region.place.on(width, height))
-                except ValueError as error:
-                    raise ValueError(f"{NODE}: region {number} cannot act: {error}.") from error
             placed.append(region)
         settings = Settings(isolate, isolate_until, snap, start_percent, end_percent)
         return io.NodeOutput(*patch_regional(model, conditioning, tuple(placed), settings))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..sampling.schedule.run import NODE, PRESETS, Settings, patch_schedule
 from ..words.factors import MOST, word_factors
-from .checks import checked
+from .checks import checked, naming
 from .curves import Curve, checked_curve
 from .inputs import MAP_SCALE_TOOLTIP, MAP_SCALES
 from .sockets import CATEGORY
@@ -90,13 +90,11 @@ class SemanticGuidanceSchedule(io.ComfyNode):
         cls, model, preset: str, factor: float, words: str, clamp: float, power: float, cfgpp_lambda: float,
         start_percent: float, end_percent: float, map_scale: str, mask: Tensor | None = None, curve: Any = None,
     ) -> io.NodeOutput:
-        try:
+        with naming(NODE):
             named = word_factors(words)
             drawn = None if curve is None else checked_curve(curve)
             if mask is not None and not mask.isfinite().all():
                 raise ValueError("mask has values that are not numbers (NaN). Connect another mask")
-        except ValueError as error:
-            raise ValueError(f"{NODE}: {str(error).rstrip('.')}.") from error
         settings = Settings(
             preset=preset, factor=factor, words=named, clamp=clamp, power=power, cfgpp_lambda=cfgpp_lambda,
             start_percent=start_percent, end_percent=end_percent, downsample=MAP_SCALES[map_scale], mask=mask,

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..sampling.word_strength.patch import patch_word_strength
 from ..sampling.word_strength.settings import NODE, Settings
 from ..words.phrases import split_phrases
-from .checks import checked
+from .checks import checked, naming
 from .curves import Curve, checked_curve
 from .sockets import CATEGORY, AttentionTrace
 
@@ -76,12 +76,10 @@ class SemanticGuidanceWordStrength(io.ComfyNode):
         cls, model, conditioning: list, words: str, strength: float, start_percent: float, end_percent: float,
         clip: Any = None, mask: Tensor | None = None, curve: Any = None,
     ) -> io.NodeOutput:
-        try:
+        with naming(NODE):
             drawn = None if curve is None else checked_curve(curve)
             if mask is not None and not mask.isfinite().all():
                 raise ValueError("mask has values that are not numbers (NaN). Connect another mask")
-        except ValueError as error:
-            raise ValueError(f"{NODE}: {str(error).rstrip('.')}.") from error
         settings = Settings(tuple(split_phrases(words)), strength, start_percent, end_percent, mask, drawn)
         return io.NodeOutput(*patch_word_strength(model, conditioning, settings, clip))
 

@@ -26,6 +26,17 @@ class Page(NamedTuple):
     app: App | None = None
 
 
+SD15 = [{
+    "name": "v1-5-pruned-emaonly-fp16.safetensors",
+    "url": "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",
+    "directory": "checkpoints",
+}]
+SDXL = [{
+    "name": "sd_xl_base_1.0.safetensors",
+    "url": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors",
+    "directory": "checkpoints",
+}]
+
 WHAT_IT_DID = Group(
     "4  What it did",
     "The regions are those the model itself drew at the chosen **step** (-1 is the last, 0 shows all). The second "

@@ -39,6 +39,13 @@ def test_without_a_gpu(dev, monkeypatch, capsys, ci, code):
     assert capsys.readouterr().out.endswith("Reason: PyTorch finds no CUDA device here.\n")
 
 
+def test_files_run_alone(dev, monkeypatch):
+    asked = []
+    monkeypatch.setattr(dev, "run", lambda module, arguments, **_: asked.append(arguments) or 0)
+    for arguments in (["tests/unit/test_dev.py", "-q"], ["tests/unit/test_dev.py::test_files_run_alone"]):
+        assert dev.test(arguments) == 0 and asked.pop() == arguments
+
+
 def test_ci_runs_the_command_of_the_readme():
     assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").endswith("\nexec python3 dev.py test\n")
     assert "\npython dev.py test  " in (ROOT / "README.md").read_text(encoding="utf-8")
