@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import demo_rows
 import figures
@@ -12,10 +13,18 @@ import translations
 from paths import ROOT
 
 FIGURE = re.compile(r"\d+(?:\.\d+)? %|\d+ of \d+")
-TABLES = re.sub(r"(\d+)/(\d+)", r"\1 of \2", "".join(
-    line for page in sorted(figures.DOCS.glob("*.md")) for line in page.read_text(encoding="utf-8").splitlines(True)
-    if line.startswith("|")
-))  # fmt: skip
+
+
+def cells() -> Iterator[str]:
+    for page in sorted(figures.DOCS.glob("*.md")):
+        for table in figures.tables(page.name):
+            for row in table.values():
+                for column, cell in row.items():
+                    yield re.sub(r"(\d+)/(\d+)", r"\1 of \2", cell)
+                    yield re.sub(r"^(\d+\.\d+).*", r"\1 %", cell) if column.endswith(", %") else ""
+
+
+TABLES = "\n".join(cells())
 HELP = [translated.page(node_id, "en") for node_id in translations.texts("en")]
 WORD_MASK = translated.page("SemanticGuidanceWordMask", "en")
 

@@ -10,12 +10,13 @@ from .page import Plot, Plots, Section, Size, Table, Tables, grouped, percent, s
 from .pictures import load_world
 from .plots import bars
 
-KINDS = ("recolour", "remove")
+KINDS = ("recolour", "add", "remove", "two edits", "three edits")
+PLOTTED = ("recolour", "remove")
 SCALES = (5.0, 10.0, 20.0)
 
 
 def plots(tables: Tables) -> Plots:
-    for kind in KINDS:
+    for kind in PLOTTED:
         rows = tables.get(f"SEGA: {kind}")
         if not rows:  # no picture showed what its prompt names
             continue
@@ -24,7 +25,7 @@ def plots(tables: Tables) -> Plots:
 
 
 def measure(models: list[str], size: Size) -> Section:
-    every = tasks(max(size.prompts // 3, 1), seed=11)
+    every = tasks(max(2 * size.prompts // 3, 1), seed=11)
     for kind in KINDS:
         chosen = [task for task in every if task.kind == kind]
         rows = []
