@@ -1,7 +1,8 @@
 """S-CFG against plain CFG at the same effective scale: subjects, colours, and the distance to composed scenes.
 
 S-CFG samples at three scales; the effective scale of its pictures, mean over steps, is then the scale of plain CFG. The
-difference of their distances has a bootstrap interval, over pictures of the same prompt and seed.
+difference of their distances has a bootstrap interval, over pictures of the same prompt and seed. The spread is the sum of
+the features' variances, in units of that of the scenes.
 """
 from __future__ import annotations
 
@@ -44,6 +45,10 @@ def composed(prompts: Sequence[Prompt], count: int) -> torch.Tensor:
     return torch.cat(features)
 
 
+def spread(features: torch.Tensor) -> float:
+    return float(features.var(dim=0).sum())
+
+
 def difference(base: torch.Tensor, guided: torch.Tensor, truth: torch.Tensor) -> str:
     """How much farther from `truth` the features `guided` are than `base`, with its 95 % interval."""
     generator = torch.Generator().manual_seed(0)
@@ -76,7 +81,8 @@ def measure(models: list[str], size: Size) -> Section:
                 beside = "-" if made is base else difference(base.features, guided.features, truth)
                 rows.append([f"{model}, {made.name}, cfg {asked:g}", f"{made.scale:.2f}",
                              *compared(base, made, complete), *compared(base, made, bound), *tifa(made),
-                             f"{frechet(made.features, truth):.3f}", beside, f"{made.seconds / base.seconds:.2f}"])
+                             f"{frechet(made.features, truth):.3f}", beside,
+                             f"{spread(made.features) / spread(truth):.3f}", f"{made.seconds / base.seconds:.2f}"])
     yield Table([TITLE, "effective scale", "all present, %", "mended / broken", "points", "p", "colours too, %",
-                 "mended / broken", "points", "p", "atoms", "prompts", "Fréchet distance", "beside plain CFG", "time"],
-                rows)
+                 "mended / broken", "points", "p", "atoms", "prompts", "Fréchet distance", "beside plain CFG", "spread",
+                 "time"], rows)
