@@ -1,8 +1,8 @@
 """S-CFG against plain CFG at the same effective scale: subjects, colours, and the distance to composed scenes.
 
 S-CFG samples at three scales; the effective scale of its pictures, mean over steps, is then the scale of plain CFG. The
-difference of their distances has a bootstrap interval, over pictures of the same prompt and seed. The spread is the sum of
-the features' variances, in units of that of the scenes.
+difference of their distances has a bootstrap interval, over pictures of the same prompt and seed. The spread is the sum
+of the features' variances, in units of that of the scenes.
 """
 from __future__ import annotations
 
