@@ -85,7 +85,7 @@ def number(version: str) -> tuple[int, ...]:
 
 
 def write_row(version: str, report: Path) -> None:
-    """Put the results of one release into the table of docs/hosts.md, newest first."""
+    """Put the results of one release into the last table of docs/hosts.md, newest first."""
     suite = ElementTree.parse(report).getroot()[0]
     tests, failures, errors, skipped = (int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped"))
     bad = failures + errors
@@ -96,7 +96,7 @@ def write_row(version: str, report: Path) -> None:
         failed = (case for case in suite.iter("testcase") if {"failure", "error"} & {found.tag for found in case})
         note = f"first: {next(failed).get('name')}"
     row = f"| {version} | {tests - bad - skipped} | {bad} | {note} |"
-    head, *old = HOSTS_PAGE.read_text(encoding="utf-8").split("|---|---|---|---|\n")
-    rows = {line.split("|")[1].strip(): line for line in "".join(old).splitlines()} | {version: row}
+    head, line, old = HOSTS_PAGE.read_text(encoding="utf-8").rpartition("|---|---|---|---|\n")
+    rows = {old_row.split("|")[1].strip(): old_row for old_row in old.splitlines()} | {version: row}
     ordered = [rows[key] for key in sorted(rows, key=number, reverse=True)]
-    HOSTS_PAGE.write_text(head + "|---|---|---|---|\n" + "\n".join(ordered) + "\n", encoding="utf-8")
+    HOSTS_PAGE.write_text(head + line + "\n".join(ordered) + "\n", encoding="utf-8")
