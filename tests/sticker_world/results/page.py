@@ -32,7 +32,7 @@ class Size(NamedTuple):
 
 
 FULL = Size(prompts=14, seeds=4, scenes=200)
-QUICK = Size(prompts=1, seeds=1, scenes=4, most=2, fewer_steps=3)
+QUICK = Size(prompts=1, seeds=1, scenes=4, most=2, fewer_steps=2)
 
 
 class Table(NamedTuple):
