@@ -147,5 +147,6 @@ ROWS = {
                 "Recoloured at edit scale 20: 62.5 % of 32 pictures, the sticker still there in 87.5 %"),
     "mask": Row("A word becomes a mask", "Word Mask", "a cat and a red balloon", "cat, red balloon", 5, word_mask,
                 "The peak lies on the sticker in 0.995 of scenes with one, 0.983 with two"),
-    "scfg": Row("Each region has a scale of its own", "S-CFG", "a lion and a blue car", "lion, blue car", 5, scfg),
+    "scfg": Row("Each region has a scale of its own", "S-CFG", "a lion and a blue car", "lion, blue car", 5, scfg,
+                "All is there: 73.6 % without, 76.1 % with it, at the same effective cfg (553 pictures)"),
 }
