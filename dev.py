@@ -7,7 +7,7 @@
         without arguments: everything but gpu, and the server tests on the oldest supported ComfyUI as well
         gpu: what must hold on any device, on CUDA in three precisions (on TEST_DEVICE, where it is set)
     python dev.py matrix [VERSION ...]
-        the server tests on every ComfyUI release listed in tests/hosts.py; the table in docs/hosts.md
+        the server tests on releases of ComfyUI, from archives or tags, else on all of tests/hosts.py: docs/hosts.md
     python dev.py serve [--port N]
         ComfyUI with the pack, its workflows and the small model, until Ctrl-C
     python dev.py release X.Y.Z [--checked]

