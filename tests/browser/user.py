@@ -203,7 +203,8 @@ class User:
         self.page.keyboard.press("Control+s")
         dialog = self.page.get_by_role("dialog")
         dialog.get_by_role("textbox").fill(name)
-        self.page.keyboard.press("Enter")
+        with self.page.expect_response(lambda answer: answer.request.method == "POST" and "workflows" in answer.url):
+            self.page.keyboard.press("Enter")
         dialog.wait_for(state="hidden")
 
     def open_saved(self, name: str) -> None:
