@@ -62,8 +62,10 @@ def server_tests(version: str, options: Sequence[str] = ()) -> Command:
 def older_host(python: Path, version: str) -> tuple[Path, Path]:
     """(tree, packages) of an older ComfyUI. The packages are those that it pins otherwise than the newest does."""
     host, packages = HOSTS / version, HOSTS / f"{version}-packages"
-    if not host.is_dir():
-        fetch_host(python, ARCHIVES[version], host) if version in ARCHIVES else clone_tag(version, host)
+    if not host.is_dir() and version in ARCHIVES:
+        fetch_host(python, ARCHIVES[version], host)
+    elif not host.is_dir():
+        clone_tag(version, host)
     if not packages.is_dir():
         newest, old = ((tree / "requirements.txt").read_text().split("\n") for tree in (HOST, host))
         names = {requirement_name(line) for line in newest}

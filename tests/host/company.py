@@ -59,7 +59,7 @@ def compiled(model, **options):
     """A clone compiled by the host, one block for speed, and the graphs that were traced."""
     graphs = []
 
-    def backend(graph, inputs, **options):  # PyTorch 2.7 passes the options of the compilation on
+    def backend(graph, inputs, **_):  # PyTorch 2.7 passes the options of the compilation on
         graphs.append(graph)
         return graph
 

@@ -238,7 +238,7 @@ def test_a_compiled_model_is_read_uncompiled(sd15, caplog):
     closed = with_scfg(model, start_percent=0.6, end_percent=0.5)
     assert relative(run(closed), plain) < tiny.EXACT
     again = torch.__version__ < "2.8"  # which knows no guard_filter_fn
-    assert len(traced) == compiled + again > again
+    assert compiled > 0 and len(traced) == compiled + again
     assert "uncompiled" not in caplog.text
     torch.compiler.reset()
 

@@ -88,7 +88,7 @@ def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
     centre = share + z * z / (2 * count)
     spread = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
-    return max(centre - spread, 0.0) / scale, min((centre + spread) / scale, 1.0)
+    return max((centre - spread) / scale, 0.0), min((centre + spread) / scale, 1.0)
 
 
 def share(flags: Iterable[bool]) -> tuple[int, int]:

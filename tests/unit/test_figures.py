@@ -21,7 +21,8 @@ def cells() -> Iterator[str]:
             for row in table.values():
                 for column, cell in row.items():
                     yield re.sub(r"(\d+)/(\d+)", r"\1 of \2", cell)
-                    yield re.sub(r"^(\d+\.\d+).*", r"\1 %", cell) if column.endswith(", %") else ""
+                    if column.endswith(", %"):
+                        yield re.sub(r"^(\d+\.\d+).*", r"\1 %", cell)
 
 
 TABLES = "\n".join(cells())
